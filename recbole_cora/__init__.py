@@ -1,0 +1,32 @@
+"""recbole-cora: Collaborative LoRA as a RecBole model.
+
+A frozen LLM reads a plain text prompt while a small generator turns the frozen collaborative-filtering embeddings of
+that user and item into low-rank weights for that one pair (arXiv 2408.10645).
+
+Data flows one way, and files import only downward:
+
+    0  errors, files
+    1  prompts, settings, repairs, metrics, report
+    2  ratings -> rows_dataset, row_prompts;  llm/ (frozen, families, deltas, tiny);  generator;  cf
+    3  models/ (CoRA, MF, LGCN, SAS), checkpoint
+    4  trainer, stage
+    5  registry, parts, quick_start
+    6  cli
+
+Shapes everywhere: N pairs, L tokens, d hidden size of the LLM, r rank, c CF size, k queries, R rows.
+
+The public API, from Python as from the command line, is `run(model=, dataset=, options=)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["run"]
+
+
+def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """See `recbole_cora.quick_start.run`; imported on first use, so that `llm` and `generator` need no recbole."""
+    from recbole_cora.quick_start import run as run_
+
+    return run_(*args, **kwargs)

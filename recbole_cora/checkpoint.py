@@ -1,0 +1,85 @@
+"""Checkpoints: one safetensors file that holds what was trained, and in its header what it was trained for.
+
+No pickle is ever read: a file that is not safetensors is refused on its first bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from recbole_cora.errors import CheckpointError
+from recbole_cora.files import write_whole
+
+WEIGHTS = "model.safetensors"
+_FORMAT = "recbole-cora/1"
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own answer (`trained_state`), else its whole state."""
+    own = getattr(model, "trained_state", None)
+    return dict(own() if own else model.state_dict())
+
+
+def save(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
+    """Write the trained weights and the identity of what they were trained for, whole or not at all."""
+    # clone: safetensors refuses tensors that share memory, as tied weights do
+    state = {k: v.detach().cpu().clone().contiguous() for k, v in trained_state(model).items()}
+    header = {"format": _FORMAT, "identity": json.dumps(identity)}
+    write_whole(path, lambda temporary: save_file(state, temporary, metadata=header))
+
+
+def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
+    """Load weights into `model`.
+
+    Args:
+        identity: what the model is for now; every entry must equal the file's.
+
+    Raises:
+        CheckpointError: no file, a pickle, a truncated or foreign file, another identity, missing or unexpected
+            weights, weights of another shape.
+    """
+    state, saved = _read(path)
+    for key, value in identity.items():
+        if saved.get(key) != value:
+            raise CheckpointError(
+                f"{path} was trained for another {key} ({saved.get(key)!r}, here {value!r}); "
+                "use the same one, or train again"
+            )
+    here = trained_state(model)
+    missing, unexpected = sorted(set(here) - set(state)), sorted(set(state) - set(here))
+    if missing or unexpected:
+        raise CheckpointError(f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    for name, tensor in here.items():
+        if tensor.shape != state[name].shape:
+            raise CheckpointError(
+                f"{path}: '{name}' has shape {list(state[name].shape)}, this model's has {list(tensor.shape)}; "
+                "use the settings it was trained with"
+            )
+    getattr(model, "load_trained_state", model.load_state_dict)(state)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path} ({error.strerror}); give the folder of an earlier run") from None
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(f"{path} is a pickle, which can run code when read; refused unread: only safetensors are taken")
+    if start[8:] != b"{":
+        raise CheckpointError(f"{path} is not a safetensors file; give the folder of an earlier run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); use another checkpoint") from None
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} was not written by recbole-cora; give the folder of an earlier run")
+    return state, json.loads(header["identity"])

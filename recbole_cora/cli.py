@@ -1,0 +1,65 @@
+"""The command line: `recbole-cora COMMAND ...`. A command is a function here and a line in COMMANDS."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from recbole_cora.errors import CoraError
+
+_HELP = """\
+recbole-cora: a frozen LLM recommends with weights generated from collaborative signals (CoRA), inside RecBole.
+
+usage: recbole-cora COMMAND [--key=value ...]
+
+commands:
+  run      train a model on a dataset, score it, and write a run folder
+
+examples:
+  recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: MF encoder; tiny LLM without a GPU
+  recbole-cora run --model=CoRA --dataset=ml-100k --cf_encoder=LGCN --seed=1
+  recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
+  recbole-cora run --model=DeepFM --dataset=ml-100k                  # any model of RecBole, on the same rows
+  recbole-cora run --config_files=mine.yaml --learning_rate=3e-4     # as in RecBole: files < --key=value
+
+Every key and its default is explained in properties/: overall.yaml, model/<model>.yaml, dataset/<dataset>.yaml.
+In a checkout, `python run_recbole_cora.py ...` is `recbole-cora run ...`.
+"""
+
+
+def run_command(arguments: list[str]) -> None:
+    """`run`: one run; its summary, then on the last line the path of its result.json."""
+    from recbole_cora.quick_start import run  # late: --help and mistakes need no torch
+    from recbole_cora.report import summary
+    from recbole_cora.settings import parse_arguments
+
+    options = parse_arguments(arguments)
+    result = run(options=options, config_files=options.pop("config_files", None))
+    print(f"\n{summary(result)}\n{result['folder']}/result.json")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns 0; 2 after an error that the user can mend, told in one line on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command, *rest = arguments or ["--help"]
+    if command in ("--help", "-h", "help") or "--help" in rest or "-h" in rest:
+        print(_HELP, end="")
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise CoraError(f"unknown command '{command}'; expected one of {', '.join(COMMANDS)} (see recbole-cora --help)")
+        COMMANDS[command](rest)
+    except CoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

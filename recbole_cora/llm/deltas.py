@@ -1,0 +1,123 @@
+"""The deltas dW(u,i) = A(u,i) L_B, added to a frozen LLM while it reads a batch of prompts.
+
+Legend: N pairs, L tokens, d_in and d_out the widths of one projection, r rank.
+
+`W' = W + dW(u,i)` (5) is never formed: a forward hook on each projection adds the two thin products
+`scale * (x A(u,i)) B` to what the projection answers, each pair of the batch with its own A. The LLM's weights
+are read, never written, so a delta cannot outlive its context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_cora.errors import LLMError
+from recbole_cora.llm.families import WeightTarget
+
+
+@dataclass(frozen=True, eq=False)
+class PairWeights:
+    """The collaborative weights of N pairs, as the two factors of (4).
+
+    A: input width d_in -> [N, d_in, r]; one A(u,i) serves every layer and weight type of that width.
+    B: target name -> [r, d_out]; L_B, shared by all pairs.
+    scale: alpha / r.
+    dropout: on x before A, only while `training`.
+    """
+
+    A: dict[int, Tensor]
+    B: Mapping[str, Tensor]
+    scale: float
+    dropout: float = 0.0
+    training: bool = False
+
+    def select(self, index: Sequence[int] | Tensor) -> PairWeights:
+        """The weights of the pairs at `index`, in that order."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return replace(self, A={width: A[chosen.to(A.device)] for width, A in self.A.items()})
+
+    def delta(self, target: WeightTarget, n: int) -> Tensor:
+        """dW of pair `n` at `target`, explicitly (for checks and export): [d_in, d_out], so x W^T + x dW."""
+        return self.scale * self.A[target.d_in][n] @ self.B[target.name]
+
+
+@contextmanager
+def attached(targets: Sequence[WeightTarget], weights: PairWeights) -> Iterator[None]:
+    """Within this context each target answers `W x + scale * (x A) B`, row n of the batch with pair n's A.
+
+    The hooks are removed on the way out, after an exception too.
+
+    Raises:
+        LLMError: a target has no A of its width or no B of its shape, or a projection meets an x that is not
+            [N, L, d_in].
+    """
+    by_module: dict[int, list[WeightTarget]] = {}
+    for target in targets:
+        _check(target, weights)
+        by_module.setdefault(id(target.module), []).append(target)
+    thin = _ThinProduct(weights)
+    handles = []
+    try:
+        for group in by_module.values():
+            handles.append(group[0].module.register_forward_hook(_hook(group, weights, thin)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        thin.forget()
+
+
+class _ThinProduct:
+    """x A, computed once for the projections that read the very same x (q, k and v of a block; fused ones)."""
+
+    def __init__(self, weights: PairWeights) -> None:
+        self.weights = weights
+        self.forget()
+
+    def forget(self) -> None:
+        self._x: Tensor | None = None
+        self._product: Tensor | None = None
+
+    def __call__(self, x: Tensor, width: int) -> Tensor:
+        """[N, L, d_in] -> [N, L, r] in A's dtype."""
+        if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
+            A = self.weights.A[width].to(x.device)
+            if x.dim() != 3 or x.shape[0] != A.shape[0]:
+                raise LLMError(
+                    f"the weights are of {A.shape[0]} pairs, but a projection reads an input of shape "
+                    f"{tuple(x.shape)}; expected [{A.shape[0]}, tokens, {width}]"
+                )
+            wide = F.dropout(x.to(A.dtype), self.weights.dropout, self.weights.training)
+            self._x, self._product = x, torch.bmm(wide, A)
+        return self._product
+
+
+def _hook(group: list[WeightTarget], weights: PairWeights, thin: _ThinProduct) -> Callable[..., Tensor]:
+    def add_deltas(module: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
+        product = thin(inputs[0], group[0].d_in)
+        for target in group:
+            delta = weights.scale * (product @ weights.B[target.name].to(product.device))  # [N, L, d_out]
+            delta = delta.to(y.dtype)
+            y = y + delta if target.rows is None else y.index_add(-1, target.rows.to(y.device), delta)
+        return y
+
+    return add_deltas
+
+
+def _check(target: WeightTarget, weights: PairWeights) -> None:
+    A, B = weights.A.get(target.d_in), weights.B.get(target.name)
+    if A is None or B is None:
+        missing = f"A of input width {target.d_in}" if A is None else f"B named '{target.name}'"
+        raise LLMError(f"the weights have no {missing}; make the generator from this LLM's own weight_targets")
+    if tuple(B.shape) != (A.shape[2], target.d_out):
+        raise LLMError(
+            f"B of '{target.name}' has shape {tuple(B.shape)}, expected {(A.shape[2], target.d_out)}; "
+            f"make the generator from this LLM's own weight_targets"
+        )

@@ -1,0 +1,187 @@
+"""Where the weights q, k, v, o, up and down are in each family of LLMs.
+
+A family is a row of `FAMILIES`: the path of its list of decoder blocks, and within a block the path of each kind.
+To add one, add a row (and its model to `tests/test_llm_laws.py`, which checks it against an explicit W + dW); to try
+one without editing this file, set `llm_modules` to such paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cora.errors import LLMError, SettingError, nearest
+
+KINDS = ("q", "k", "v", "o", "up", "down")
+LETTERS = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "f": ("up", "down")}
+
+
+@dataclass(frozen=True, eq=False)
+class WeightTarget:
+    """One projection of one decoder block that receives a delta.
+
+    d_in, d_out: widths of dW; module: what computes x -> W x (+ bias), [N, L, d_in] -> [N, L, its width].
+    rows: where a projection is fused, its output features that belong to this kind ([d_out]); None: all of them.
+    """
+
+    layer: int
+    kind: str
+    module: nn.Module
+    d_in: int
+    d_out: int
+    rows: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `"3.q"`."""
+        return f"{self.layer}.{self.kind}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Paths in a model (`layers`) and in a block (the kinds), and how q, k and v are fused if they share a path.
+
+    fused: "stacked" = all of q, then all of k, then all of v; "per_head" = q, k, v of head 0, then of head 1, ...
+    gate_up: `up` is the second half of a projection whose first half is the gate.
+    """
+
+    layers: str
+    q: str
+    k: str
+    v: str
+    o: str
+    up: str
+    down: str
+    fused: str = ""
+    gate_up: bool = False
+
+
+_LLAMA = Family(
+    layers="model.layers",
+    q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj",
+    up="mlp.up_proj", down="mlp.down_proj",
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "phi": Family(
+        layers="model.layers",
+        q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.dense",
+        up="mlp.fc1", down="mlp.fc2",
+    ),
+    "phi3": Family(
+        layers="model.layers",
+        q="self_attn.qkv_proj", k="self_attn.qkv_proj", v="self_attn.qkv_proj", o="self_attn.o_proj",
+        up="mlp.gate_up_proj", down="mlp.down_proj", fused="stacked", gate_up=True,
+    ),
+    "gpt2": Family(
+        layers="transformer.h",
+        q="attn.c_attn", k="attn.c_attn", v="attn.c_attn", o="attn.c_proj",
+        up="mlp.c_fc", down="mlp.c_proj", fused="stacked",
+    ),
+    "gpt_neox": Family(
+        layers="gpt_neox.layers",
+        q="attention.query_key_value", k="attention.query_key_value", v="attention.query_key_value",
+        o="attention.dense", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h", fused="per_head",
+    ),
+}  # fmt: skip
+
+
+def weight_targets(model: Any, weight_types: str, module_names: dict[str, str] | None = None) -> list[WeightTarget]:
+    """The projections of every decoder block that `weight_types` names, block by block.
+
+    Args:
+        model: a causal LM with its `config`.
+        weight_types: letters of q, k, v, o and f (the feed-forward's up and down), such as "qkvo".
+        module_names: the setting `llm_modules`: {layers: path, q: path in a block, ...} in place of the family's row.
+
+    Raises:
+        SettingError: a letter unknown or repeated, or `module_names` with an unknown key.
+        LLMError: a family that is not in the table, or a path that the model does not have.
+    """
+    kinds = _kinds(weight_types)
+    family, paths = _paths(model.config.model_type, kinds, module_names)
+    targets = []
+    for layer, block in enumerate(_submodule(model, paths["layers"], "layers").children()):
+        for kind in kinds:
+            module = _submodule(block, paths[kind], kind)
+            d_in, width = _widths(module, paths[kind])
+            rows = _rows(model.config, family, kind, width) if family else None
+            targets.append(WeightTarget(layer, kind, module, d_in, width if rows is None else len(rows), rows))
+    return targets
+
+
+def _kinds(weight_types: str) -> list[str]:
+    unknown = [letter for letter in weight_types if letter not in LETTERS]
+    if unknown or not weight_types or len(set(weight_types)) < len(weight_types):
+        raise SettingError(
+            f"weight types '{weight_types}': expected distinct letters of q, k, v, o and f (the feed-forward), "
+            f"such as 'qkvo'"
+        )
+    wanted = {kind for letter in weight_types for kind in LETTERS[letter]}
+    return [kind for kind in KINDS if kind in wanted]
+
+
+def _paths(model_type: str, kinds: list[str], given: dict[str, str] | None) -> tuple[Family | None, dict[str, str]]:
+    """The family (None where `given` replaces it) and the path of the layers and of each kind."""
+    if given:
+        for key in given:
+            if key not in ("layers", *KINDS):
+                raise SettingError(f"llm_modules has an unknown key '{key}'{nearest(key, ('layers', *KINDS))}")
+        lacking = [key for key in ("layers", *kinds) if key not in given]
+        if lacking:
+            raise LLMError(f"llm_modules lacks {', '.join(lacking)}; give a path for layers and for each weight type")
+        used = [given[kind] for kind in kinds]
+        if len(set(used)) < len(used):
+            raise LLMError("llm_modules gives two kinds one path; a fused projection needs a row in llm/families.py")
+        return None, dict(given)
+    if model_type not in FAMILIES:
+        raise LLMError(
+            f"no row for the LLM family '{model_type}'; known: {', '.join(FAMILIES)}. For another, set llm_modules, "
+            f"such as {{layers: model.layers, q: self_attn.q_proj, k: self_attn.k_proj, v: self_attn.v_proj, "
+            f"o: self_attn.o_proj}}"
+        )
+    family = FAMILIES[model_type]
+    return family, {key: getattr(family, key) for key in ("layers", *KINDS)}
+
+
+def _submodule(parent: nn.Module, path: str, key: str) -> nn.Module:
+    try:
+        return parent.get_submodule(path)
+    except AttributeError:
+        inside = ", ".join(name for name, _ in parent.named_children())
+        raise LLMError(f"no module '{path}' (llm_modules: {key}) in {type(parent).__name__}: has {inside}") from None
+
+
+def _widths(module: nn.Module, path: str) -> tuple[int, int]:
+    """(d_in, d_out) of a Linear (also a quantised one), or of a Conv1D, whose weight is [d_in, d_out]."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return int(module.in_features), int(module.out_features)
+    weight = getattr(module, "weight", None)
+    if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):
+        return weight.shape[0], weight.shape[1]
+    raise LLMError(f"'{path}' is a {type(module).__name__}; expected a linear projection")
+
+
+def _rows(config: Any, family: Family, kind: str, width: int) -> Tensor | None:
+    """The output features of a fused projection of `width` features that belong to `kind`."""
+    if kind == "up" and family.gate_up:
+        return torch.arange(width // 2, width)
+    if kind not in ("q", "k", "v") or not family.fused:
+        return None
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads  # grouped-query: fewer heads of k and v
+    size = width // (heads + 2 * shared)  # of one head
+    place = "qkv".index(kind)
+    if family.fused == "per_head":
+        return torch.arange(width).view(heads, 3, size)[:, place].reshape(-1)
+    bounds = [0, heads * size, (heads + shared) * size, width]
+    return torch.arange(bounds[place], bounds[place + 1])

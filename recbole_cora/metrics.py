@@ -1,0 +1,104 @@
+"""AUC, UAUC and LogLoss on labelled rows, and their places in RecBole's evaluator.
+
+UAUC (CoLLM's, adopted by the paper): the unweighted mean of per-user AUC over the users who have both labels in
+the split. It is not RecBole's GAUC, which weights by positives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recbole.evaluator import Collector
+from recbole.evaluator import register as recbole_register
+from recbole.evaluator.base_metric import LossMetric
+from scipy.stats import rankdata
+
+Vector = NDArray[Any]
+
+
+def auc(scores: Vector, labels: Vector) -> float:
+    """Area under the ROC curve by mid-ranks; nan where one class is absent. scores, labels: [N]."""
+    positive = labels > 0.5
+    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+    if not n_pos or not n_neg:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+
+
+def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
+    """Mean per-user AUC and the number of users in it (those with both classes). users, scores, labels: [N]."""
+    order = np.argsort(users, kind="stable")
+    starts = np.flatnonzero(np.diff(users[order], prepend=users[order][:1] - 1)) if len(users) else []
+    values = [auc(scores[rows], labels[rows]) for rows in np.split(order, starts[1:])]
+    per_user = np.array(values)[~np.isnan(values)]
+    return (float(per_user.mean()) if len(per_user) else float("nan")), len(per_user)
+
+
+def logloss(scores: Vector, labels: Vector, *, logits: bool) -> float:
+    """Binary cross-entropy of scores [N], which are logits or probabilities, against labels [N]."""
+    scores = scores.astype(np.float64)
+    if logits:
+        return float(np.mean(np.logaddexp(0.0, scores) - labels * scores))
+    p = np.clip(scores, 1e-15, 1 - 1e-15)
+    return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
+
+
+class AUC(LossMetric):
+    """RecBole's AUC with ties counted as half, and no warning on one class."""
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        scores, labels = self.used_info(dataobject)
+        return {"auc": round(auc(scores, labels), self.decimal_place)}
+
+
+class UAUC(LossMetric):
+    """See `uauc`."""
+
+    metric_need = ["rec.score", "data.label", "data.user"]  # noqa: RUF012  (RecBole's way to declare it)
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        scores, labels = self.used_info(dataobject)
+        value, _ = uauc(dataobject.get("data.user").numpy(), scores, labels)
+        return {"uauc": round(value, self.decimal_place)}
+
+
+class LogLoss(LossMetric):
+    """RecBole's LogLoss takes raw dot products for probabilities; this one knows which a model returns."""
+
+    smaller = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.logits = bool(config["scores_are_logits"])
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        scores, labels = self.used_info(dataobject)
+        return {"logloss": round(logloss(scores, labels, logits=self.logits), self.decimal_place)}
+
+
+class UserCollector(Collector):
+    """RecBole's Collector, which also keeps each row's user for UAUC."""
+
+    def eval_batch_collect(self, scores: torch.Tensor, interaction: Any, positive_u: Any, positive_i: Any) -> None:
+        super().eval_batch_collect(scores, interaction, positive_u, positive_i)
+        if self.register.need("data.user"):
+            self.data_struct.update_tensor("data.user", interaction[self.config["USER_ID_FIELD"]].to(self.device))
+
+    def get_data_struct(self) -> Any:
+        struct = super().get_data_struct()
+        if "data.user" in self.data_struct:  # RecBole's list of what to forget between evaluations is fixed
+            del self.data_struct["data.user"]
+        return struct
+
+
+def register() -> None:
+    """Put the three metrics into RecBole's tables, in place; must run before a Config is built."""
+    for metric in (AUC, UAUC, LogLoss):
+        name = metric.__name__.lower()
+        recbole_register.metrics_dict[name] = metric
+        recbole_register.metric_types[name] = metric.metric_type
+        recbole_register.metric_information[name] = metric.metric_need

@@ -1,0 +1,83 @@
+"""CoRA: the frozen LLM reads the text prompt with the weights that the generator made for this user and item.
+
+    ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minus-No logit
+              `-> frozen CF encoder -> e_u, e_i -> generator -> dW(u, i) ----^
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recbole_cora.cf import FrozenEncoder
+from recbole_cora.generator import CollaborativeWeightsGenerator
+from recbole_cora.llm.families import weight_targets
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.row_prompts import RowPrompts
+from recbole_cora.rows_dataset import ROW
+
+
+class CoRA(GeneralRecommender):
+    """The paper's model. Only `generator` is trained; `encoder` and `llm` are frozen parts, handed in ready.
+
+    Args:
+        config: the generator's hyper-parameters under the paper's names (see `properties/model/CoRA.yaml`).
+        dataset: the train split, over our rows.
+        encoder: the frozen CF model f_psi.
+        llm: the frozen LLM.
+        prompts: the rows' prompts in this LLM's tokens.
+    """
+
+    input_type = InputType.POINTWISE
+    scores_are_logits = True
+
+    def __init__(self, config: Any, dataset: Any, encoder: FrozenEncoder, llm: FrozenLLM, prompts: RowPrompts) -> None:
+        super().__init__(config, dataset)
+        self.LABEL = config["LABEL_FIELD"]
+        self.encoder, self.llm, self.prompts = encoder, llm, prompts
+        self.llm_batch_size = config["llm_batch_size"]
+        self.targets = weight_targets(llm.model, config["weight_types"], config["llm_modules"])
+        self.cf_dropout = nn.Dropout(config["cf_dropout"])
+        self.generator = CollaborativeWeightsGenerator(
+            memory_size=encoder.pair_size,
+            targets=[(t.name, t.d_in, t.d_out) for t in self.targets],
+            rank=config["rank"],
+            queries=config["queries"],
+            blocks=config["blocks"],
+            heads=config["heads"],
+            hidden=config["hidden"],
+            feed_forward=config["feed_forward"],
+            dropout=config["generator_dropout"],
+            alpha_over_rank=config["alpha_over_rank"],
+            delta_dropout=config["delta_dropout"],
+        )
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
+        e_ui = self.cf_dropout(self.encoder(interaction))  # (1)  [N, 2c]
+        weights = self.generator(e_ui.unsqueeze(1))  # (4)  A(u,i) and L_B
+        return self.llm.score(self._tokens(interaction), self.targets, weights, batch_size=self.llm_batch_size)  # (5), (6)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Binary cross-entropy on the label; eq. (7)."""
+        return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])
+
+    @torch.no_grad()
+    def predict_text_only(self, interaction: Any) -> Tensor:
+        """Logits [N] of the frozen LLM on the same prompts, without any weights."""
+        return self.llm.score(self._tokens(interaction), batch_size=self.llm_batch_size)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the generator, and nothing frozen."""
+        return self.generator.state_dict()
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        self.generator.load_state_dict(state)
+
+    def _tokens(self, interaction: Any) -> list[Any]:
+        return [self.prompts[row] for row in interaction[ROW].tolist()]

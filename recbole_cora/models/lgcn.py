@@ -1,0 +1,61 @@
+"""LGCN: RecBole's LightGCN trained by binary cross-entropy, its graph built from the liked train rows only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.model.general_recommender import LightGCN
+from recbole.utils import InputType
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+class LGCN(LightGCN):
+    """LightGCN on labels: logit = e_u . e_i of the propagated embeddings. A dislike is a target, never an edge."""
+
+    input_type = InputType.POINTWISE
+    scores_are_logits = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, _LikedGraph(dataset))
+        self.LABEL = config["LABEL_FIELD"]
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        """Propagated embeddings of all users [n_users, c] and items [n_items, c]; kept while not training."""
+        if self.training or torch.is_grad_enabled():
+            self.restore_user_e = self.restore_item_e = None
+            return self.forward()
+        if self.restore_user_e is None:
+            self.restore_user_e, self.restore_item_e = self.forward()
+        return self.restore_user_e, self.restore_item_e
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Logits [N]."""
+        users, items = self.propagated()
+        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=1)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        loss = binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])
+        user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        ego = self.user_embedding(user), self.item_embedding(item)
+        return loss + self.reg_weight * self.reg_loss(*ego, require_pow=self.require_pow)
+
+
+class _LikedGraph:
+    """The train dataset as it is, except that its interaction matrix holds the liked rows only."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> sp.coo_matrix:
+        data = self._dataset
+        liked = data.inter_feat[data.label_field] > 0.5
+        user = data.inter_feat[data.uid_field][liked].numpy()
+        item = data.inter_feat[data.iid_field][liked].numpy()
+        return sp.coo_matrix((np.ones(len(user)), (user, item)), shape=(data.user_num, data.item_num)).asformat(form)

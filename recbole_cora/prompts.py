@@ -1,0 +1,175 @@
+"""Prompts: the paper's question in plain text, from a template file and titles that are only ever data.
+
+A template is a text file with the slots {history} and {title}, once each and in that order. It is cut at the slots,
+never formatted, so a title that reads "{title}" or "%s" stays a title. Titles are quoted and joined by commas; a
+user without a history reads `nothing yet`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_cora.errors import LLMError, SettingError, nearest
+
+BUILT_IN = ("movies", "books", "items")
+NO_HISTORY = "nothing yet"
+
+_CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
+
+
+class Piece(NamedTuple):
+    """A part of a prompt: the template's own text (`fixed`), or a title."""
+
+    text: str
+    fixed: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in its pieces, the template's text and the titles kept apart."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt as it reads."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fixed text before the history, between history and title, and after the title."""
+
+    before: str
+    between: str
+    after: str
+
+    @classmethod
+    def parse(cls, text: str, name: str = "template") -> Template:
+        """Cut `text` at its two slots; white space at its end is dropped, so that the answer follows the last sign.
+
+        Raises:
+            SettingError: a slot is missing, repeated, or in the wrong order.
+        """
+        for slot in ("{history}", "{title}"):
+            if text.count(slot) != 1:
+                raise SettingError(f"{name}: has {slot} {text.count(slot)} times, expected it once")
+        before, rest = text.split("{history}")
+        if "{title}" not in rest:
+            raise SettingError(f"{name}: has {{title}} before {{history}}, expected the history first")
+        between, after = rest.split("{title}")
+        return cls(before, between, after.rstrip())
+
+    def prompt(self, history_titles: list[str], title: str) -> Prompt:
+        """The prompt for these titles, as they are."""
+        pieces = [Piece(self.before, True)]
+        for place, liked in enumerate(history_titles):
+            pieces += [Piece('", "' if place else '"', True), Piece(liked, False)]
+        pieces.append(Piece('"' if history_titles else NO_HISTORY, True))
+        pieces += [Piece(self.between + '"', True), Piece(title, False), Piece('"' + self.after, True)]
+        return Prompt(tuple(pieces))
+
+
+def load_template(name_or_path: str) -> Template:
+    """A built-in template (movies, books, items) or the user's own text file.
+
+    Raises:
+        SettingError: neither, or a file without its two slots.
+    """
+    folder = Path(__file__).parent / "templates"
+    path = folder / f"{name_or_path}.txt" if name_or_path in BUILT_IN else Path(name_or_path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError):
+        raise SettingError(
+            f"no template '{name_or_path}'{nearest(name_or_path, BUILT_IN)}: expected one of {', '.join(BUILT_IN)}, "
+            f"or a UTF-8 text file with {{history}} and {{title}}"
+        ) from None
+    return Template.parse(text, name_or_path)
+
+
+def clean_title(title: str) -> str:
+    """One line of `title`: control characters, lone surrogates and white space become single spaces; the rest stays."""
+    return _CONTROL_OR_SPACE.sub(" ", title).strip()
+
+
+class PromptEncoder:
+    """Prompts as token ids, for one tokenizer.
+
+    Titles are plain text: where one contains the spelling of a control token (`</s>`, `<|endoftext|>`), a space
+    after its first character breaks it. Splitting by the tokenizer's own `split_special_tokens` would do so for the
+    template as well, whose control tokens (of a chat model) must keep their meaning.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        template: the question.
+        max_tokens: prompts are shortened to this many, oldest history first.
+        history_items: at most this many titles of the history, the latest.
+
+    Attributes:
+        shortened: how many prompts have lost history items to `max_tokens`.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template, max_tokens: int, history_items: int = 10) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_tokens = max_tokens
+        self.history_items = history_items
+        self.shortened = 0
+        self._control = _control_pattern(tokenizer)
+        bos = tokenizer.bos_token_id
+        first = tokenizer("a")["input_ids"][:1]
+        self._bos = [bos] if bos is not None and first == [bos] else []
+
+    def prompt(self, history_titles: list[str], title: str) -> Prompt:
+        """The prompt in its pieces: titles cleaned, control tokens broken, the latest `history_items` kept."""
+        latest = history_titles[max(0, len(history_titles) - self.history_items) :]
+        return self.template.prompt([self._plain(liked) for liked in latest], self._plain(title))
+
+    def text(self, history_titles: list[str], title: str) -> str:
+        """The prompt as it reads, before any shortening."""
+        return self.prompt(history_titles, title).text
+
+    def encode(self, history_titles: list[str], title: str) -> list[int]:
+        """The prompt's token ids, BOS first where the tokenizer itself begins with it, at most `max_tokens`.
+
+        Raises:
+            LLMError: the question does not fit even without history.
+        """
+        latest = history_titles[max(0, len(history_titles) - self.history_items) :]
+        for dropped in range(len(latest) + 1):
+            ids = self._ids(self.text(latest[dropped:], title))
+            if len(ids) <= self.max_tokens:
+                self.shortened += dropped > 0
+                return ids
+        raise LLMError(
+            f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
+            f"use an LLM with a longer context, or a shorter template (item '{title[:60]}')"
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids if ids[:1] == self._bos else [*self._bos, *ids]  # a template may write its BOS itself
+
+    def _plain(self, title: str) -> str:
+        title = clean_title(title)
+        if self._control is None:
+            return title
+        while True:  # a broken token may uncover another: "<</s>/s>"
+            broken = self._control.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
+            if broken == title:
+                return title
+            title = broken
+
+
+def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
+    """Matches every control token's spelling; ordinary words that someone added to a vocabulary stay whole."""
+    spellings = set(tokenizer.all_special_tokens)
+    for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
+        if token.special or set(token.content) & set("<>[]|"):
+            spellings.add(token.content)
+    longest_first = sorted((s for s in spellings if len(s.strip()) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if longest_first else None

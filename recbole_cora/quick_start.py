@@ -1,0 +1,148 @@
+"""One run, from settings to `result.json`: rows -> frozen parts -> train -> score -> report."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import warnings
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole.utils import init_logger
+
+from recbole_cora import metrics, parts, repairs, report
+from recbole_cora.errors import SettingError
+from recbole_cora.files import content_key, write_json
+from recbole_cora.ratings import SPLITS, Ratings, load_ratings
+from recbole_cora.registry import LLM_MODELS, model_class
+from recbole_cora.settings import CoraConfig, read_yaml
+from recbole_cora.stage import Stage, peak_memory_mb
+
+log = logging.getLogger()
+
+
+def run(
+    model: str | None = None,
+    dataset: str | None = None,
+    options: dict[str, Any] | None = None,
+    config_files: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train a model on a dataset and score it; the result is also written to the run's new folder.
+
+    Args:
+        model: `CoRA`, `MF`, `LGCN`, `SAS`, or any model of RecBole.
+        dataset: a folder of `data_path`, or `ml-100k`.
+        options: settings, already typed; they win over the files.
+        config_files: YAML files of settings.
+
+    Returns:
+        What `result.json` holds, and `folder`, the run's path.
+
+    Raises:
+        CoraError: whatever a user can cause; nothing is left half-written.
+    """
+    repairs.apply_all()
+    metrics.register()
+    options = dict(options or {})
+    named = {k: v for file in config_files or [] for k, v in read_yaml(Path(file)).items()}
+    model = model or options.get("model") or named.get("model")
+    dataset = dataset or options.get("dataset") or named.get("dataset")
+    if not model or not dataset:
+        raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
+    config = CoraConfig(model_class(model), str(dataset), options, config_files)
+    _start_logging(config)
+    seconds: dict[str, float] = {}
+    started = lap = perf_counter()
+
+    ratings = load_ratings(Path(config["data_path"]), str(dataset), config.final_config_dict)
+    _log_rows(ratings)
+    seconds["data"], lap = perf_counter() - lap, perf_counter()
+
+    result: dict[str, Any] = {"model": model, "dataset": dataset, "llm": None, "cf_encoder": None, "seed": config["seed"]}
+    encoder_stage = None
+    if model in LLM_MODELS:
+        name, why = parts.choose_llm(config)
+        log.info(f"LLM: {name} ({why})")
+        llm, prompts = parts.ready_llm(config, ratings, name)
+        seconds["llm"], lap = perf_counter() - lap, perf_counter()
+        encoder, encoder_stage = parts.ready_encoder(config, ratings)
+        parts.encoder_settings(config, encoder_stage)
+        seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
+        also = {"LLM": llm.fingerprint(), "CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
+        maker = partial(config.model_class, encoder=encoder, llm=llm, prompts=prompts)
+        stage = Stage(config, ratings, maker, also)
+        result |= {"llm": name, "llm_why": why, "cf_encoder": encoder.name}
+    else:
+        stage = Stage(config, ratings)
+
+    folder = _new_folder(config)
+    if config["checkpoint"]:
+        stage.load(Path(config["checkpoint"]))
+    else:
+        stage.fit(folder, title=f"train {model}", verbose=True)
+        stage.load(folder)
+    seconds["train"], lap = perf_counter() - lap, perf_counter()
+
+    for split in ("valid", "test"):
+        result[split] = stage.metrics(split, stage.score(split))
+    seconds["score"], lap = perf_counter() - lap, perf_counter()
+    if encoder_stage is not None:
+        text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
+        result["reference"] = {
+            "cf_encoder": encoder_stage.metrics("test", encoder_stage.score("test")),
+            "llm_only": stage.metrics("test", text_only, logits=True),
+        }
+        seconds["reference"] = perf_counter() - lap
+        result["shortened_prompts"] = prompts.shortened
+        log.info(f"{prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
+    seconds["total"] = perf_counter() - started
+
+    trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
+    result |= {
+        "rows": {split: len(ratings.rows(split)) for split in SPLITS},
+        "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
+        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "trainable_parameters": trained,
+        "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "versions": report.versions(),
+        "config": config.public(),
+    }
+    write_json(folder / "result.json", result)
+    return {**result, "folder": str(folder)}
+
+
+def _start_logging(config: CoraConfig) -> None:
+    """RecBole's logger and format. Its advice on old pandas and torch calls is not the user's to follow."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
+    warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
+    init_logger(config)
+    log.info(f"{config['model']} on {config['dataset']}, seed {config['seed']}, device {config['device']}")
+    log.debug(config)
+
+
+def _log_rows(ratings: Ratings) -> None:
+    counts = " / ".join(f"{len(ratings.rows(split)):,}" for split in SPLITS)
+    no_history = int((ratings.history_end == ratings.history_start).sum())
+    log.info(
+        f"{ratings.name}: {counts} rows (train / valid / test), {len(ratings.user_tokens):,} users, "
+        f"{len(ratings.item_tokens):,} items, {ratings.label.mean():.1%} liked, {no_history:,} rows without history"
+    )
+    if ratings.titles is not None and ratings.untitled:
+        log.warning(f"{ratings.untitled} items have no title; prompts name them 'untitled item <id>'")
+
+
+def _new_folder(config: CoraConfig) -> Path:
+    """A folder of this run's own: `<model>-<dataset>-<time>-<random>`, so that runs of one second do not share one."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = f"{config['model']}-{config['dataset']}-{stamp}-{secrets.token_hex(2)}"
+    folder = Path(config["checkpoint_dir"]) / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _bytes(tensor: Any) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,256 @@
+"""From a dataset's atomic files to rows: who rated what when, liked or not, in which split, after which history.
+
+This is the one place that decides rows, order, labels, splits and histories; every model, RecBole's own included, is
+trained and scored on exactly these. RecBole reads timestamps as float32, which merges moments, so rows are ordered
+here, before RecBole sees them.
+
+Order: user, then timestamp, then the item's first appearance in the file. History of a row: every earlier row of
+that user with label 1, across splits, in that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_cora.errors import DataError
+from recbole_cora.files import content_key
+
+SPLITS = ("train", "valid", "test")
+#: Columns that hold an item's title, tried in this order where `title_field` is not set.
+_TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """R rated rows in order (user, time, first appearance), with codes into the token tables.
+
+    Attributes:
+        user, item: codes [R] into `user_tokens`, `item_tokens`.
+        label: 1.0 liked, 0.0 not [R].
+        split: index into SPLITS [R].
+        liked: item codes; a row's history, oldest first, is `liked[history_start[row]:history_end[row]]`.
+        titles: one text per item token, None where the dataset has no titles at all.
+        item_text: one line of everything the `.item` file says per item ("" where it says nothing).
+        untitled: items that have no title of their own (they carry a named placeholder).
+    """
+
+    name: str
+    user_tokens: Array
+    item_tokens: Array
+    user: Array
+    item: Array
+    label: Array
+    split: Array
+    liked: Array
+    history_start: Array
+    history_end: Array
+    titles: list[str] | None
+    item_text: list[str]
+    untitled: int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def history(self, row: int, last: int | None = None) -> Array:
+        """Codes of the items that the row's user had liked before, oldest first; only the `last` ones if given."""
+        start, end = self.history_start[row], self.history_end[row]
+        return self.liked[start if last is None else max(start, end - last) : end]
+
+    def rows(self, split: str) -> Array:
+        """Indices of the rows of a split, in order."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def key(self) -> str:
+        """Changes whenever a row, a label, a split, a history or a vocabulary changes; titles do not count."""
+        tokens = ["\x1f".join(t.tolist()).encode() for t in (self.user_tokens, self.item_tokens)]
+        columns = (self.user, self.item, self.label, self.split, self.liked, self.history_start, self.history_end)
+        return content_key(*tokens, *(np.ascontiguousarray(c).tobytes() for c in columns))
+
+    def users_with_both_classes(self, split: str) -> int:
+        """How many users UAUC averages over in a split."""
+        rows = self.rows(split)
+        likes = pd.Series(self.label[rows]).groupby(self.user[rows]).mean()
+        return int(((likes > 0) & (likes < 1)).sum())
+
+
+def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[str, str]]:
+    """A RecBole atomic file with every cell as text, as it stands, and the columns' types.
+
+    Raises DataError: no such file, a header without `name:type`, a line with more or fewer cells.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}); see dataset/README.md for the files a dataset has") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    header, *cells = [line.rstrip("\r").split(separator) for line in lines]
+    if cells and cells[-1] == [""]:
+        cells.pop()
+    if any(h.count(":") != 1 for h in header):
+        raise DataError(f"{path} has the header {separator.join(header)!r}; expected cells of the form name:type")
+    for number, row in enumerate(cells, start=2):
+        if len(row) != len(header):
+            raise DataError(f"{path} line {number} has {len(row)} cells, its header {len(header)}; mend or remove it")
+    types = dict(h.split(":") for h in header)
+    return pd.DataFrame(cells, columns=list(types), dtype=object), types
+
+
+def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
+    """Read a dataset: `<name>.inter` split here, or `<name>.{train,valid,test}.inter` already split; `<name>.item`.
+
+    Args:
+        settings: RecBole's field names, `threshold`, `eval_args.split` and our `title_field`.
+
+    Raises:
+        DataError: missing files or columns, no labels, an empty split, one class only in train or valid.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no dataset folder {folder}; put {name}.inter and {name}.item there, or set --data_path=")
+    prepared = [folder / f"{name}.{split}.inter" for split in SPLITS]
+    if all(p.is_file() for p in prepared):
+        parts = [read_atomic(p)[0] for p in prepared]
+        frame = pd.concat(parts, ignore_index=True)
+        split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(p) for p in parts])
+    else:
+        frame, split = read_atomic(folder / f"{name}.inter")[0], None
+    user_field, item_field, time_field = (settings[k] for k in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"))
+    for field in (user_field, item_field) if split is not None else (user_field, item_field, time_field):
+        if field not in frame:
+            raise DataError(f"{name}.inter has no column '{field}'; it has {', '.join(frame.columns)}")
+    if frame.empty:
+        raise DataError(f"{name}.inter has no rows; expected one line per rating")
+    label = _labels(frame, name, settings)
+    user, user_tokens = pd.factorize(frame[user_field])
+    item, item_tokens = pd.factorize(frame[item_field])  # codes by first appearance: the third key of the order
+
+    if split is None:
+        time = _numbers(frame, time_field, name)
+        order = np.lexsort((item, time, user))
+        user, item, label = user[order], item[order], label[order]
+        split = _split_by_time(user, settings["eval_args"])
+        liked, start, end = _histories(user, item, label)
+    else:
+        field = f"{item_field}{settings['LIST_SUFFIX']}"
+        if field not in frame:
+            raise DataError(f"{name}.train.inter has no column '{field}' (the liked history); prepare the dataset again")
+        liked, start, end = _given_histories(frame[field], item_tokens)
+
+    titles, item_text, untitled = _items(folder / f"{name}.item", item_tokens, settings)
+    ratings = Ratings(
+        name, np.asarray(user_tokens, dtype=str), np.asarray(item_tokens, dtype=str), user, item,
+        label.astype(np.float32), split, liked, start, end, titles, item_text, untitled,
+    )  # fmt: skip
+    _check_splits(ratings)
+    return ratings
+
+
+def _labels(frame: pd.DataFrame, name: str, settings: dict[str, Any]) -> Array:
+    """The label column as it is, else `threshold: {field: least}` as RecBole reads it (>=)."""
+    label_field = settings["LABEL_FIELD"]
+    if label_field in frame:
+        label = _numbers(frame, label_field, name)
+        if not np.isin(label, (0.0, 1.0)).all():
+            raise DataError(f"{name}.inter: column '{label_field}' holds other values than 0 and 1; mend it or use threshold")
+        return label
+    threshold = settings["threshold"]
+    if not threshold:
+        raise DataError(
+            f"{name}.inter has no '{label_field}' column and no threshold is set; "
+            f"add the column, or set --threshold='{{{settings['RATING_FIELD']}: 4}}'"
+        )
+    field, least = next(iter(threshold.items()))
+    if field not in frame:
+        raise DataError(f"{name}.inter has no labels: neither '{label_field}' nor the threshold's column '{field}'")
+    return (_numbers(frame, field, name) >= float(least)).astype(np.float32)
+
+
+def _numbers(frame: pd.DataFrame, field: str, name: str) -> Array:
+    values = pd.to_numeric(frame[field], errors="coerce").to_numpy(np.float64)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        line = int(np.argmax(bad))
+        raise DataError(f"{name}.inter line {line + 2}: '{field}' is {frame[field].iloc[line]!r}; expected a number")
+    return values
+
+
+def _split_by_time(user: Array, eval_args: dict[str, Any]) -> Array:
+    """Each user's rows (or, with group_by none, all rows) cut in time order by RecBole's ratio rule."""
+    ratios = (eval_args.get("split") or {}).get("RS")
+    if not isinstance(ratios, list) or len(ratios) != 3 or eval_args.get("group_by") != "user":
+        raise DataError(
+            f"eval_args is {eval_args}; expected split: {{RS: [train, valid, test]}} with group_by: user "
+            "(for another split, bring <name>.train.inter, <name>.valid.inter and <name>.test.inter)"
+        )
+    shares = np.asarray(ratios, dtype=float) / sum(ratios)
+    split = np.empty(len(user), dtype=np.int8)
+    starts = np.flatnonzero(np.diff(user, prepend=-1))
+    for start, stop in zip(starts, [*starts[1:], len(user)], strict=True):
+        count = [int(share * (stop - start)) for share in shares]
+        count[0] = stop - start - sum(count[1:])
+        for last in (2, 1):  # RecBole's rule: a share below one row still gets a row, while train keeps more than one
+            if count[0] > 1 and 0 < shares[last] * (stop - start) < 1:
+                count[last] += 1
+                count[0] -= 1
+        split[start:stop] = np.repeat(np.arange(3), count)
+    return split
+
+
+def _histories(user: Array, item: Array, label: Array) -> tuple[Array, Array, Array]:
+    """Histories of rows in order: the liked items of all, and where each row's begins and ends."""
+    like = label > 0.5
+    before = np.cumsum(like) - like  # liked rows before this one, of all users
+    first = np.flatnonzero(np.diff(user, prepend=-1))
+    rows_of_user = np.diff(np.append(first, len(user)))
+    return item[like], np.repeat(before[first], rows_of_user), before
+
+
+def _given_histories(cells: pd.Series, item_tokens: Any) -> tuple[Array, Array, Array]:
+    lists = cells.str.split().to_list()
+    end = np.cumsum([len(x) for x in lists])
+    flat = pd.Index(item_tokens).get_indexer(pd.Index([token for tokens in lists for token in tokens], dtype=object))
+    if (flat < 0).any():
+        raise DataError("a history names an item that no row rates; prepare the dataset again")
+    return flat, np.concatenate([[0], end[:-1]]), end
+
+
+def _items(path: Path, item_tokens: Any, settings: dict[str, Any]) -> tuple[list[str] | None, list[str], int]:
+    """Titles (whole, not split into words), the other cells as one line, and how many items have no title."""
+    if not path.is_file():
+        return None, [""] * len(item_tokens), len(item_tokens)
+    frame, _ = read_atomic(path)
+    wanted = settings.get("title_field")
+    field = next((f for f in ([wanted] if wanted else _TITLE_FIELDS) if f in frame), None)
+    if field is None:
+        raise DataError(
+            f"{path} has no title column ({wanted or ', '.join(_TITLE_FIELDS)}); it has {', '.join(frame.columns)}: "
+            "set --title_field="
+        )
+    if settings["ITEM_ID_FIELD"] not in frame:
+        raise DataError(f"{path} has no column '{settings['ITEM_ID_FIELD']}'; it has {', '.join(frame.columns)}")
+    frame = frame.drop_duplicates(settings["ITEM_ID_FIELD"]).set_index(settings["ITEM_ID_FIELD"])
+    frame = frame.reindex(item_tokens).fillna("")
+    titles = [title.strip() or f"untitled item {token}" for title, token in zip(frame[field], item_tokens, strict=True)]
+    text = [" ".join(cell for cell in row if cell) for row in frame.drop(columns=field).itertuples(index=False)]
+    return titles, text, int((frame[field].str.strip() == "").sum())
+
+
+def _check_splits(ratings: Ratings) -> None:
+    for split in SPLITS:
+        labels = ratings.label[ratings.rows(split)]
+        if not len(labels):
+            raise DataError(f"the {split} split of {ratings.name} is empty; give it rows, or change eval_args.split")
+        if split != "test" and labels.min() == labels.max():
+            liked = "liked" if labels[0] else "disliked"
+            raise DataError(
+                f"every {split} row of {ratings.name} is {liked}; training and early stopping need both classes: "
+                "change the threshold or the split"
+            )

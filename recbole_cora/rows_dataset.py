@@ -1,0 +1,119 @@
+"""RecBole datasets over our rows: the same rows, labels, splits and histories for every model.
+
+Any of RecBole's dataset classes is given our rows instead of reading and splitting the `.inter` file itself; the
+user and item features of context models are still RecBole's to read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import Dataset
+from recbole.utils import FeatureSource, FeatureType, ModelType
+
+from recbole_cora.ratings import SPLITS, Ratings
+
+if TYPE_CHECKING:
+    from recbole_cora.settings import CoraConfig
+
+#: Interaction field with the index of the row in `Ratings` (int64; a RecBole float would lose it past 2^24).
+ROW = "row"
+
+_TYPE_TO_DATASET = {
+    ModelType.SEQUENTIAL: "SequentialDataset",
+    ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
+    ModelType.DECISIONTREE: "DecisionTreeDataset",
+}
+
+
+class _RowsMixin(Dataset):
+    """Replaces loading, filtering, labelling, augmentation and splitting; mixed in front of a RecBole dataset."""
+
+    def __init__(self, config: CoraConfig, ratings: Ratings) -> None:
+        self.ratings = ratings
+        super().__init__(config)
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        r = self.ratings
+        self.inter_feat = pd.DataFrame(
+            {self.uid_field: r.user_tokens[r.user], self.iid_field: r.item_tokens[r.item], self.label_field: r.label}
+        )
+        for field, source in ((self.uid_field, FeatureSource.USER_ID), (self.iid_field, FeatureSource.ITEM_ID)):
+            self.field2type[field], self.field2source[field], self.field2seqlen[field] = FeatureType.TOKEN, source, 1
+        self.set_field_property(self.label_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+        wanted = self.config["load_col"] or {}
+        self.user_feat = self._features(token, dataset_path, FeatureSource.USER, "uid_field", wanted)
+        self.item_feat = self._features(token, dataset_path, FeatureSource.ITEM, "iid_field", wanted)
+        self._load_additional_feat(token, dataset_path)
+
+    def _features(self, token: str, path: str, source: FeatureSource, field: str, wanted: Any) -> pd.DataFrame | None:
+        if source.value not in wanted:
+            return None
+        feat = self._load_user_or_item_feat(token, path, source, field)
+        rated = self.inter_feat[getattr(self, field)]
+        # An item that nobody rated would only lengthen the vocabulary; one without features keeps its rows.
+        return None if feat is None else feat[feat[getattr(self, field)].isin(rated)].reset_index(drop=True)
+
+    def _data_filtering(self) -> None:
+        """Rows are final before RecBole sees them."""
+
+    def _set_label_by_threshold(self) -> None:
+        """Labels are final before RecBole sees them."""
+
+    def _change_feat_format(self) -> None:
+        Dataset._change_feat_format(self)  # not SequentialDataset's: its augmentation takes dislikes for history
+        self.inter_feat.update(_interaction({ROW: torch.arange(len(self.ratings))}))
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL or self.config["attach_histories"]:
+            self._attach_histories()
+
+    def _attach_histories(self) -> None:
+        """Each row's liked history as RecBole ids [R, T], oldest first, zero-padded right, and its length.
+
+        A user without history gets one padding item: RecBole's gather at `length - 1` needs a position to read.
+        """
+        r, last = self.ratings, self.config["MAX_ITEM_LIST_LENGTH"]
+        list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        length_field = self.config["ITEM_LIST_LENGTH_FIELD"]
+        self.item_id_list_field, self.item_list_length_field = list_field, length_field
+        self.set_field_property(list_field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, last)
+        self.set_field_property(length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        ids = np.asarray(self.token2id(self.iid_field, r.item_tokens))
+        length = np.minimum(r.history_end - r.history_start, last)
+        column = np.arange(last)
+        position = (r.history_end - length)[:, None] + column
+        present = column < length[:, None]
+        if len(r.liked):
+            lists = np.where(present, ids[r.liked[np.where(present, position, 0)]], 0)
+        else:
+            lists = np.zeros(present.shape, dtype=np.int64)
+        fields = {list_field: torch.from_numpy(lists), length_field: torch.from_numpy(np.maximum(length, 1))}
+        self.inter_feat.update(_interaction(fields))
+
+    def build(self) -> list[Dataset]:
+        """The three splits; a model that ignores labels is trained on the liked rows alone."""
+        self._change_feat_format()
+        parts = []
+        for split in SPLITS:
+            rows = self.ratings.rows(split)
+            if split == "train" and not self.config.label_aware:
+                rows = rows[self.ratings.label[rows] > 0.5]
+            parts.append(self.copy(self.inter_feat[torch.from_numpy(rows)]))
+        return parts
+
+
+def _interaction(fields: dict[str, torch.Tensor]) -> Any:
+    from recbole.data.interaction import Interaction
+
+    return Interaction(fields)
+
+
+def make_dataset(config: CoraConfig, ratings: Ratings) -> Dataset:
+    """RecBole's dataset class for this model, over our rows."""
+    module = importlib.import_module("recbole.data.dataset")
+    own = f"{config['model']}Dataset"
+    base = getattr(module, own if hasattr(module, own) else _TYPE_TO_DATASET.get(config["MODEL_TYPE"], "Dataset"))
+    return type(f"Rows{base.__name__}", (_RowsMixin, base), {})(config, ratings)

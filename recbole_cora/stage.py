@@ -1,0 +1,136 @@
+"""One stage of a run: a model on our rows, trained with early stopping and scored on labelled rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import init_seed
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from recbole_cora import checkpoint
+from recbole_cora.files import content_key
+from recbole_cora.metrics import auc, logloss, uauc
+from recbole_cora.ratings import Ratings
+from recbole_cora.rows_dataset import make_dataset
+from recbole_cora.settings import CoraConfig
+from recbole_cora.trainer import make_trainer
+
+#: Builds a model from (config, train dataset); RecBole's models take just these two.
+ModelMaker = Callable[[Any, Any], Any]
+
+
+class Stage:
+    """A model, its loaders and its identity.
+
+    Attributes:
+        model: on the config's device, freshly initialised under the seed.
+        identity: what a checkpoint of it is for: model, vocabulary, split, and whatever `also` names.
+        seconds: wall-clock seconds by part.
+    """
+
+    def __init__(
+        self,
+        config: CoraConfig,
+        ratings: Ratings,
+        make: ModelMaker | None = None,
+        also: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.ratings = config, ratings
+        self.seconds: dict[str, float] = {}
+        make = make or config.model_class
+        config["scores_are_logits"] = getattr(config.model_class, "scores_are_logits", not config.label_aware)
+        dataset = make_dataset(config, ratings)
+        splits = dataset.build()
+        samplers = create_samplers(config, dataset, splits)
+        shuffles = (config["shuffle"], False, False)
+        self.train, self.valid, self.test = (
+            get_dataloader(config, phase)(config, split, sampler, shuffle=shuffle)
+            for phase, split, sampler, shuffle in zip(("train", "valid", "test"), splits, samplers, shuffles, strict=True)
+        )
+        self._splits = splits
+        # After the data, so that a model starts alike whether its frozen parts were made now or lay in the cache.
+        init_seed(config["seed"], config["reproducibility"])
+        self.model = make(config, self.train.dataset).to(config["device"])
+        vocabulary = ["\x1f".join(t.tolist()).encode() for t in (ratings.user_tokens, ratings.item_tokens)]
+        self.identity = {
+            "model": config["model"],
+            "vocabulary of users and items": content_key(*vocabulary),
+            "split of the rows": ratings.key(),
+            **(also or {}),
+        }
+
+    def fit(self, folder: Path, title: str, *, verbose: bool = False) -> None:
+        """Train with early stopping on the valid metric; `folder` gets the best checkpoint."""
+        started = perf_counter()
+        config = self.config
+        batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
+        options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
+        with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
+            trainer = make_trainer(config, self.model, folder, self.identity, bar)
+            trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
+            bar.total = bar.n  # early stopping: the bar ends where the training did
+            bar.refresh()
+        self.seconds["train"] = perf_counter() - started
+
+    def load(self, folder: Path) -> None:
+        """Put a run's trained weights into the model. Raises CheckpointError for another model or other data."""
+        checkpoint.load(folder / checkpoint.WEIGHTS, self.model, self.identity)
+
+    def score(self, split: str, predict: Callable[[Any], torch.Tensor] | None = None, title: str = "") -> np.ndarray:
+        """Scores of a split's rows, in order: [N]. `predict`: the model's own, unless another is given."""
+        loader = self.valid if split == "valid" else self.test
+        predict = predict or self.model.predict
+        self.model.eval()
+        options = {"desc": title or f"score {split}", "unit": "row", "dynamic_ncols": True, "leave": False}
+        scores = []
+        with torch.no_grad(), tqdm(total=len(loader.dataset), disable=not self.config["show_progress"], **options) as bar:
+            for interaction, *_ in loader:
+                scores.append(predict(interaction.to(self.config["device"])).float().cpu().reshape(-1))
+                bar.update(len(scores[-1]))
+        return torch.cat(scores).numpy()
+
+    def metrics(self, split: str, scores: np.ndarray, *, logits: bool | None = None) -> dict[str, float]:
+        """AUC, UAUC and LogLoss of scores [N] of a split's rows, as RecBole's evaluator gives them while training."""
+        rows = self.ratings.rows(split)
+        label, user = self.ratings.label[rows], self.ratings.user[rows]
+        logits = self.config["scores_are_logits"] if logits is None else logits
+        return {
+            "auc": auc(scores, label),
+            "uauc": uauc(user, scores, label)[0],
+            "logloss": logloss(scores, label, logits=logits),
+        }
+
+    def train_rows(self) -> Iterator[Any]:
+        """The train rows' interactions in order, in batches."""
+        dataset, size = self.train.dataset, self.config["eval_batch_size"]
+        for start in range(0, len(dataset), size):
+            yield dataset.inter_feat[start : start + size].to(self.config["device"])
+
+    def _early_stopping_rows(self) -> Any:
+        """The valid loader, over a fixed random share of the rows where `valid_fraction` asks for one."""
+        fraction = self.config["valid_fraction"]
+        if fraction >= 1:
+            return self.valid
+        split = self._splits[1]
+        count = max(1, round(fraction * len(split)))
+        chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+        part = split.copy(split.inter_feat[torch.from_numpy(chosen)])
+        return get_dataloader(self.config, "valid")(self.config, part, None, shuffle=False)
+
+
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far: the GPU's where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource  # not on Windows, where RecBole's ray does not run either
+
+    scale = 2**20 if os.uname().sysname == "Darwin" else 2**10  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
