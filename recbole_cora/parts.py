@@ -16,7 +16,7 @@ from recbole_cora.errors import CheckpointError, LLMError, SettingError, nearest
 from recbole_cora.files import content_key, make_folder_whole, write_json
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.tiny import make_tiny_llm
-from recbole_cora.prompts import PromptEncoder, load_template
+from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class
 from recbole_cora.row_prompts import RowPrompts
@@ -163,8 +163,12 @@ def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:
     """
     assert ratings.titles is not None
     template = load_template(config["template"] or "items")
-    encoder = PromptEncoder(None, template, 0, config["history_items"])
-    prompts = RowPrompts(ratings, encoder, config["history_items"])
     rows = ratings.rows("train")
     items = [f'"{title}" {text}'.strip() for title, text in zip(ratings.titles, ratings.item_text, strict=True)]
-    return items + [prompts.text(row) for row in rows[ratings.label[rows] > 0.5].tolist()]
+    titles = [clean_title(title) for title in ratings.titles]
+
+    def history_text(row: int) -> str:
+        history = ratings.history(row, config["history_items"])
+        return template.prompt([titles[item] for item in history], titles[ratings.item[row]]).text
+
+    return items + [history_text(row) for row in rows[ratings.label[rows] > 0.5].tolist()]

@@ -163,8 +163,9 @@ def _submodule(parent: nn.Module, path: str, key: str) -> nn.Module:
 
 def _widths(module: nn.Module, path: str) -> tuple[int, int]:
     """(d_in, d_out) of a Linear (also a quantised one), or of a Conv1D, whose weight is [d_in, d_out]."""
-    if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return int(module.in_features), int(module.out_features)
+    d_in, d_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(d_in, int) and isinstance(d_out, int):
+        return d_in, d_out
     weight = getattr(module, "weight", None)
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):
         return weight.shape[0], weight.shape[1]

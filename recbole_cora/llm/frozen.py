@@ -101,7 +101,7 @@ class FrozenLLM(nn.Module):
         kind = DTYPES[dtype] if dtype != "auto" else torch.bfloat16 if on_cuda else torch.float32
         folder = Path(path).expanduser()
         source = str(folder) if folder.is_dir() else path
-        if source != str(folder) and path.startswith((".", "/", "~")):
+        if not folder.is_dir() and path.startswith((".", "/", "~")):
             raise LLMError(
                 f"no LLM folder '{path}'; expected a Hugging Face folder or a hub id such as Qwen/Qwen2-0.5B"
             )

@@ -45,6 +45,7 @@ class CoRA(GeneralRecommender):
         self.cf_dropout = nn.Dropout(config["cf_dropout"])
         self.generator = CollaborativeWeightsGenerator(
             memory_size=encoder.pair_size,
+            widths={t.d_in for t in self.targets},
             targets=[(t.name, t.d_in, t.d_out) for t in self.targets],
             rank=config["rank"],
             queries=config["queries"],

@@ -1,0 +1,349 @@
+"""Laws of the frozen LLM with a pair's weights, on tiny random models of every family in the table."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from recbole_cora.errors import LLMError, SettingError
+from recbole_cora.generator import CollaborativeWeightsGenerator
+from recbole_cora.llm.deltas import PairWeights, attached
+from recbole_cora.llm.families import FAMILIES, WeightTarget, weight_targets
+from recbole_cora.llm.frozen import FrozenLLM, wrap_tokenizer
+from recbole_cora.llm.tiny import make_tiny_llm, train_tokenizer
+from recbole_cora.prompts import PromptEncoder, load_template
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.2,
+}  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 2, "head_dim": 16},  # heads * head_dim = 64, not d
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "gemma": {"num_key_value_heads": 1, "head_dim": 8},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 5.0},
+    "phi": {},
+    "phi3": {"num_key_value_heads": 2},
+    "gpt2": {},
+    "gpt_neox": {},
+}
+N = 5
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face folder of a tiny random model per family."""
+    torch.set_num_threads(1)
+    texts = [load_template("movies").prompt(["Toy Story"], "Heat").text + answer for answer in (" Yes", " No")]
+    tokenizer = wrap_tokenizer(train_tokenizer(texts * 20, SMALL["vocab_size"]), 256)
+    made = {}
+    with torch.random.fork_rng(devices=[]):
+        for family, options in OPTIONS.items():
+            torch.manual_seed(1)
+            config = transformers.AutoConfig.for_model(family, **{**SMALL, **options})
+            model = transformers.AutoModelForCausalLM.from_config(config)
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):  # zero at birth, which would hide a forgotten one
+                    torch.nn.init.normal_(parameter, std=0.2)
+            made[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+    return made
+
+
+@pytest.fixture(params=OPTIONS)
+def llm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FrozenLLM:
+    """One of each family."""
+    return FrozenLLM.load(str(folders[request.param]))
+
+
+@pytest.fixture
+def llama(folders: dict[str, Path]) -> FrozenLLM:
+    """One family, where the law does not depend on it."""
+    return FrozenLLM.load(str(folders["llama"]))
+
+
+def prompts(llm: FrozenLLM) -> list[list[int]]:
+    """N prompts of different lengths, not sorted."""
+    encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
+    return [encoder.encode(["Heat", "Toy Story"] * length, "GoldenEye") for length in (3, 0, 4, 1, 2)]
+
+
+def random_weights(targets: list[WeightTarget], seed: int = 0, rank: int = 4) -> PairWeights:
+    """Weights of N pairs, large enough to matter."""
+    draw = torch.Generator().manual_seed(seed)
+    A = {width: 0.1 * torch.randn(N, width, rank, generator=draw) for width in {t.d_in for t in targets}}
+    return PairWeights(A, {t.name: torch.randn(rank, t.d_out, generator=draw) for t in targets}, scale=2.0)
+
+
+def generator_for(targets: list[WeightTarget]) -> CollaborativeWeightsGenerator:
+    torch.manual_seed(0)
+    return CollaborativeWeightsGenerator(
+        12, {t.d_in for t in targets}, [(t.name, t.d_in, t.d_out) for t in targets],
+        rank=4, queries=3, blocks=2, heads=2, hidden=16, feed_forward=24,
+    )  # fmt: skip
+
+
+def merged(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, n: int) -> FrozenLLM:
+    """A copy of the LLM whose weights are W + dW of pair n, explicitly."""
+    other = copy.deepcopy(llm)
+    modules = dict(llm.model.named_modules())
+    for target in targets:
+        path = next(path for path, module in modules.items() if module is target.module)
+        weight = other.model.get_submodule(path).weight
+        rows = torch.arange(target.d_out) if target.rows is None else target.rows
+        if isinstance(target.module, torch.nn.Linear):
+            weight[rows] += weights.delta(target, n).T
+        else:
+            weight[:, rows] += weights.delta(target, n)
+    return other
+
+
+def with_peft(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, n: int) -> Tensor:
+    """Full logits of prompt 0 under peft's own LoRA layers with pair n's A and B."""
+    model = copy.deepcopy(llm.model)
+    paths = {id(module): path for path, module in llm.model.named_modules()}
+    rank = next(iter(weights.A.values())).shape[2]
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted({paths[id(t.module)] for t in targets}),
+        fan_in_fan_out=not isinstance(targets[0].module, torch.nn.Linear),
+    )
+    model = peft.get_peft_model(model, config).eval()
+    for target in targets:
+        layer = model.base_model.model.get_submodule(paths[id(target.module)])
+        B = layer.lora_B["default"].weight.data  # [width, r], zero at birth
+        B[slice(None) if target.rows is None else target.rows] = weights.B[target.name].T
+        layer.lora_A["default"].weight.data.copy_(weights.A[target.d_in][n].T)
+    return model(input_ids=torch.tensor(prompts(llm)[:1])).logits
+
+
+def test_every_family_in_the_table_is_checked_here() -> None:
+    """A family cannot be added without its laws."""
+    assert set(OPTIONS) == set(FAMILIES)
+
+
+def test_with_B_zero_the_llm_is_the_base_llm_bit_for_bit(llm: FrozenLLM) -> None:
+    """A generator that has not been trained changes no bit of any score."""
+    targets = weight_targets(llm.model, "qkvof")
+    weights = generator_for(targets).eval()(torch.randn(N, 1, 12))
+    assert torch.equal(llm.score(prompts(llm), targets, weights), llm.score(prompts(llm)))
+
+
+@pytest.mark.parametrize("types", ["qkvof", "qk", "v", "o", "f"])
+@torch.no_grad()
+def test_a_delta_is_an_explicit_W_plus_dW(llm: FrozenLLM, types: str) -> None:
+    """Two thin products per pair answer what the LLM with that pair's W + dW answers, and not what the base does."""
+    targets = weight_targets(llm.model, types)
+    weights = random_weights(targets)
+    scores = llm.score(prompts(llm), targets, weights)
+    base = llm.score(prompts(llm))
+    for n in range(N):
+        explicit = merged(llm, targets, weights, n).score([prompts(llm)[n]])[0]
+        assert abs(scores[n] - explicit) < 1e-4 * max(1, abs(explicit))
+    assert (scores - base).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_delta_is_pefts_lora(llm: FrozenLLM) -> None:
+    """Given the same A and B, peft's LoRA gives the same logits at every position (in float64, so within 1e-6)."""
+    llm.double()
+    targets = weight_targets(llm.model, "qkvof")
+    single = random_weights(targets)
+    weights = PairWeights(
+        {width: A.double() for width, A in single.A.items()}, {name: B.double() for name, B in single.B.items()}, 2.0
+    )
+    with attached(targets, weights.select([2])):
+        ours = llm.model(input_ids=torch.tensor(prompts(llm)[:1])).logits
+    torch.testing.assert_close(ours, with_peft(llm, targets, weights, 2), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_the_two_computed_logits_are_the_models_own(llm: FrozenLLM) -> None:
+    """The score is the difference of the model's full logits after the prompt; "yes" is the first of the two."""
+    yes, no = llm.answer_ids
+    assert llm.tokenizer.convert_ids_to_tokens([yes, no]) == ["ĠYes", "ĠNo"]
+    scores = llm.score(prompts(llm))
+    for n, ids in enumerate(prompts(llm)):
+        logits = llm.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        assert abs(scores[n] - (logits[yes] - logits[no])) < 1e-4
+    llm.answer_score = "yes"
+    assert abs(llm.score(prompts(llm)[-1:])[0] - logits[yes]) < 1e-4
+
+
+@torch.no_grad()
+def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
+    """Whatever the batch size and the padding, in the order given."""
+    targets = weight_targets(llm.model, "qkvo")
+    weights = random_weights(targets)
+    ids = prompts(llm)
+    alone = torch.cat([llm.score([ids[n]], targets, weights.select([n])) for n in range(N)])
+    for batch_size in (1, 2, 5, 100):
+        torch.testing.assert_close(llm.score(ids, targets, weights, batch_size), alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_deltas_are_gone_after_their_context_and_after_an_exception(llm: FrozenLLM) -> None:
+    """Nothing stays behind: neither a hook nor a changed weight."""
+    targets = weight_targets(llm.model, "qkvof")
+    before, base = llm.fingerprint(), llm.score(prompts(llm))
+    llm.score(prompts(llm), targets, random_weights(targets))
+    with pytest.raises(RuntimeError, match="on purpose"), attached(targets, random_weights(targets)):
+        raise RuntimeError("on purpose")
+    with pytest.raises(LLMError, match="5 pairs"), attached(targets, random_weights(targets)):
+        llm.model(input_ids=torch.tensor([[3, 4]]))
+    assert not any(module._forward_hooks for module in llm.model.modules())
+    assert torch.equal(llm.score(prompts(llm)), base) and llm.fingerprint() == before
+
+
+def test_a_training_step_moves_every_generator_weight_and_no_llm_weight(llm: FrozenLLM) -> None:
+    """Gradients reach every parameter of the generator, none of the LLM, whose hash stays the same."""
+    targets = weight_targets(llm.model, "qkvof")
+    generator = generator_for(targets)
+    for B in generator.L_B.values():
+        torch.nn.init.normal_(B)
+    before = llm.fingerprint()
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
+    scores = llm.score(prompts(llm), targets, generator(torch.randn(N, 2, 12)), batch_size=2)
+    torch.nn.functional.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0, 1, 0, 1])).backward()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    optimizer.step()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in llm.parameters())
+    assert llm.fingerprint() == before
+
+
+def test_the_first_step_from_B_zero_moves_only_B(llama: FrozenLLM) -> None:
+    """As with LoRA: with B = 0 only B has a gradient, and that is enough to start."""
+    targets = weight_targets(llama.model, "qkvo")
+    generator = generator_for(targets).eval()
+    llama.score(prompts(llama), targets, generator(torch.randn(N, 1, 12))).sum().backward()
+    assert all(B.grad is not None and B.grad.abs().max() > 0 for B in generator.L_B.values())
+    assert all(p.grad is None or not p.grad.any() for p in generator.blocks.parameters())
+
+
+def test_the_fingerprint_sees_any_change(llama: FrozenLLM) -> None:
+    """One changed number is another LLM."""
+    before = llama.fingerprint()
+    llama.model.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-3
+    assert llama.fingerprint() != before
+
+
+def test_the_llm_stays_in_evaluation(llama: FrozenLLM) -> None:
+    """A trainer's train() on the model that holds it does not switch its dropout on."""
+    holder = torch.nn.ModuleList([llama]).train()
+    assert holder.training and not any(module.training for module in llama.modules())
+
+
+def test_targets_are_named_by_layer_and_kind(folders: dict[str, Path]) -> None:
+    """Sizes are the model's own, also where k and v are smaller and o is wider than d."""
+    targets = weight_targets(FrozenLLM.load(str(folders["mistral"])).model, "qkvof")
+    assert {t.name: (t.d_in, t.d_out) for t in targets if t.layer == 1} == {
+        "1.q": (32, 64), "1.k": (32, 32), "1.v": (32, 32), "1.o": (64, 32), "1.up": (32, 48), "1.down": (48, 32),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("types", ["", "qx", "qq", "Q"])
+def test_unknown_weight_types_are_refused(llama: FrozenLLM, types: str) -> None:
+    """The message lists the letters."""
+    with pytest.raises(SettingError, match="q, k, v, o and f"):
+        weight_targets(llama.model, types)
+
+
+def test_an_unknown_family_names_llm_modules_and_takes_them(llama: FrozenLLM) -> None:
+    """A family that is not in the table works by naming its modules."""
+    expected = [(t.name, t.module) for t in weight_targets(llama.model, "qo")]
+    llama.model.config.model_type = "unheard_of"
+    with pytest.raises(LLMError, match="llm_modules"):
+        weight_targets(llama.model, "qo")
+    given = {"layers": "model.layers", "q": "self_attn.q_proj", "o": "self_attn.o_proj"}
+    assert [(t.name, t.module) for t in weight_targets(llama.model, "qo", given)] == expected
+    with pytest.raises(LLMError, match="lacks k"):
+        weight_targets(llama.model, "qk", given)
+    with pytest.raises(LLMError, match=r"no module 'self_attn\.query'"):
+        weight_targets(llama.model, "q", {**given, "q": "self_attn.query"})
+    with pytest.raises(SettingError, match="did you mean 'layers'"):
+        weight_targets(llama.model, "q", {"layer": "model.layers"})
+
+
+def test_weights_of_another_llm_are_refused(llama: FrozenLLM) -> None:
+    """A missing or misshapen A or B is named before the LLM runs."""
+    targets = weight_targets(llama.model, "q")
+    good = random_weights(targets)
+    for bad, what in (
+        (PairWeights({16: good.A[32]}, good.B, 2.0), "A of input width 32"),
+        (PairWeights(good.A, {"0.q": good.B["0.q"]}, 2.0), "B named '1.q'"),
+        (PairWeights(good.A, {name: B[:, :8] for name, B in good.B.items()}, 2.0), "expected"),
+    ):
+        with pytest.raises(LLMError, match=what):
+            llama.score(prompts(llama), targets, bad)
+
+
+def test_what_cannot_be_an_llm_is_refused_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Missing, truncated, pickled, incomplete, bidirectional, encoder-decoder: each is named, with the remedy."""
+
+    def refused(path: Path | str, match: str, **options: Any) -> None:
+        with pytest.raises((LLMError, SettingError), match=match) as caught:
+            FrozenLLM.load(str(path), **options)
+        assert "\n" not in str(caught.value)
+
+    refused(tmp_path / "nowhere", "no LLM folder")
+    refused(tmp_path, "expected a Hugging Face folder")
+    refused(folders["llama"], "expected auto", dtype="float")
+    refused(folders["llama"], "did you mean 'difference'", answer_score="diff")
+    refused(folders["llama"], "choose other answers", answers=("Absolutely", "No"))
+    refused(folders["llama"], "choose other answers", answers=("Yes", "Yes"))
+
+    truncated = shutil.copytree(folders["llama"], tmp_path / "truncated")
+    whole = (truncated / "model.safetensors").read_bytes()
+    (truncated / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(truncated, "cannot load")
+
+    pickled = shutil.copytree(folders["llama"], tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save({}, pickled / "pytorch_model.bin")
+    refused(pickled, "allow_pickle")
+
+    headless = shutil.copytree(folders["gpt2"], tmp_path / "headless")
+    config = transformers.AutoConfig.from_pretrained(folders["llama"], tie_word_embeddings=False)
+    transformers.LlamaModel(config).save_pretrained(headless)
+    refused(headless, "lacks 1 weights, such as lm_head.weight")
+
+    both_ways = shutil.copytree(folders["llama"], tmp_path / "both_ways")
+    transformers.BertLMHeadModel(transformers.BertConfig(**SMALL)).save_pretrained(both_ways)
+    refused(both_ways, "does not read left to right")
+
+    translator = tmp_path / "translator"
+    transformers.T5Config(d_model=32, num_layers=1).save_pretrained(translator)
+    refused(translator, "encoder-decoder")
+
+
+def test_the_tiny_llm_is_an_ordinary_folder_and_repeatable(tmp_path: Path) -> None:
+    """Made twice it is the same LLM; it knows its answers; the global random numbers are left alone."""
+    draw = random.Random(0)
+    titles = [f"The {draw.choice(['red', 'blue'])} {draw.choice(['house', 'river'])} {n}" for n in range(50)]
+    template = load_template("movies")
+    texts = [template.prompt(draw.sample(titles, 3), draw.choice(titles)).text + " Yes" for _ in range(60)]
+    state = torch.get_rng_state()
+    prints = []
+    for name in ("one", "two"):
+        make_tiny_llm(tmp_path / name, texts, seed=3, steps=12, hidden=32, layers=1, show_progress=False)
+        llm = FrozenLLM.load(str(tmp_path / name))
+        prints.append(llm.fingerprint())
+    assert prints[0] == prints[1] and torch.equal(state, torch.get_rng_state())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    encoder = PromptEncoder(llm.tokenizer, template, llm.max_tokens)
+    assert encoder.encode(titles, titles[0])[0] == llm.tokenizer.bos_token_id
+    assert llm.score([encoder.encode(titles, titles[0])])[0] > 0  # it has only ever read Yes
