@@ -45,32 +45,42 @@ PAIR_EMBEDDINGS: dict[str, PairEmbedding] = {
 
 
 class FrozenEncoder(nn.Module):
-    """A trained CF model that only answers with a pair's embeddings, each coordinate standardised.
+    """A trained CF model that only answers with a pair's CF memory.
 
-    CF embeddings come in any scale (SASRec's are near 1, MF's near 0.1); the generator sees coordinates of mean 0 and
-    standard deviation 1 over the train rows, whatever the encoder.
+    The memory is e_u, e_i and, with `with_score`, the model's own score s of the pair, side by side. CF embeddings come
+    in any scale (SASRec's are near 1, MF's near 0.1), so each of these parts is centred and divided by its root mean
+    square over the train rows, and weighs alike; within a part, coordinates keep their proportions.
+
+    Why s: one memory token makes cross-attention a linear map, so e_u . e_i, all that an inner-product model knows of
+    a pair, would have to be learned again by the feed-forward networks.
 
     Args:
         model: a trained RecBole model; frozen here.
         name: its key in PAIR_EMBEDDINGS.
-        batches: the train interactions, to measure the coordinates on.
+        batches: the train interactions, to measure the parts on.
+        with_score: add s; without it the memory is the paper's.
     """
 
     mean: Tensor
-    std: Tensor
+    scale: Tensor
 
-    def __init__(self, model: Any, name: str, batches: Iterable[Any]) -> None:
+    def __init__(self, model: Any, name: str, batches: Iterable[Any], *, with_score: bool) -> None:
         super().__init__()
-        self.name, self._embed = name, PAIR_EMBEDDINGS[name]
+        self.name, self.with_score, self._embed = name, with_score, PAIR_EMBEDDINGS[name]
         self.model = model.requires_grad_(False).eval()
         with torch.no_grad():
-            pairs = torch.cat([torch.cat(self._embed(self.model, batch), dim=-1) for batch in batches])
-        self.register_buffer("mean", pairs.mean(dim=0))
-        self.register_buffer("std", pairs.std(dim=0).clamp_min(1e-6))
+            rows = [self._parts(batch) for batch in batches]
+        parts = [torch.cat(part) for part in zip(*rows, strict=True)]
+        self.register_buffer("mean", torch.cat([part.mean(dim=0) for part in parts]))
+        # A part of n coordinates gets length sqrt(total / parts): coordinates near 1 on average, parts equally long.
+        length = (sum(part.shape[1] for part in parts) / len(parts)) ** 0.5
+        rms = [(part - part.mean(dim=0)).norm(dim=1).square().mean().sqrt().clamp_min(1e-6) for part in parts]
+        scales = [torch.full((part.shape[1],), float(length / r)) for part, r in zip(parts, rms, strict=True)]
+        self.register_buffer("scale", torch.cat(scales).to(self.mean.device))
 
     @property
     def pair_size(self) -> int:
-        """Coordinates of e_u and e_i together: 2c."""
+        """Coordinates of the memory: 2c, and 1 for the score."""
         return self.mean.numel()
 
     def train(self, mode: bool = True) -> FrozenEncoder:
@@ -78,6 +88,12 @@ class FrozenEncoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, interaction: Any) -> Tensor:
-        """e_u and e_i of N rows, concatenated and standardised: [N, 2c]."""
-        return (torch.cat(self._embed(self.model, interaction), dim=-1) - self.mean) / self.std
+    def forward(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Of N rows: e_u and e_i side by side [N, 2c], and s [N, 1] ([N, 0] without score)."""
+        memory = (torch.cat(self._parts(interaction), dim=-1) - self.mean) * self.scale
+        pair = self.pair_size - self.with_score
+        return memory[:, :pair], memory[:, pair:]
+
+    def _parts(self, interaction: Any) -> tuple[Tensor, ...]:
+        parts = self._embed(self.model, interaction)
+        return (*parts, self.model.predict(interaction).unsqueeze(-1)) if self.with_score else parts

@@ -69,9 +69,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path} ({error.strerror}); give the folder of an earlier run") from None
+        raise CheckpointError(
+            f"cannot read the checkpoint {path} ({error.strerror}); give the folder of an earlier run"
+        ) from None
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise CheckpointError(f"{path} is a pickle, which can run code when read; refused unread: only safetensors are taken")
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when read; refused unread: only safetensors are taken"
+        )
     if start[8:] != b"{":
         raise CheckpointError(f"{path} is not a safetensors file; give the folder of an earlier run")
     try:

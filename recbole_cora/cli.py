@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if command not in COMMANDS:
-            raise CoraError(f"unknown command '{command}'; expected one of {', '.join(COMMANDS)} (see recbole-cora --help)")
+            raise CoraError(
+                f"unknown command '{command}'; expected one of {', '.join(COMMANDS)} (see recbole-cora --help)"
+            )
         COMMANDS[command](rest)
     except CoraError as error:
         print(f"error: {error}", file=sys.stderr)

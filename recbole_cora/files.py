@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file through a temporary neighbour, fsync, rename: a reader sees the old file or the new.
 
     `write(temporary)` must create the file `temporary`.
@@ -25,7 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         _sync(temporary)
         temporary.chmod(0o644)  # mkstemp's 0600 would hide results from the rest of a group
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -34,7 +34,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -48,7 +48,7 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
                 _sync(file)
         temporary.chmod(0o755)
         if not folder.exists():  # another process may have made the same content meanwhile
-            os.replace(temporary, folder)
+            temporary.replace(folder)
             _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

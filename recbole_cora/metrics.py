@@ -32,8 +32,8 @@ def auc(scores: Vector, labels: Vector) -> float:
 def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
     """Mean per-user AUC and the number of users in it (those with both classes). users, scores, labels: [N]."""
     order = np.argsort(users, kind="stable")
-    starts = np.flatnonzero(np.diff(users[order], prepend=users[order][:1] - 1)) if len(users) else []
-    values = [auc(scores[rows], labels[rows]) for rows in np.split(order, starts[1:])]
+    borders = np.flatnonzero(np.diff(users[order])) + 1
+    values = [auc(scores[rows], labels[rows]) for rows in np.split(order, borders)]
     per_user = np.array(values)[~np.isnan(values)]
     return (float(per_user.mean()) if len(per_user) else float("nan")), len(per_user)
 

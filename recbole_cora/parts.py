@@ -36,7 +36,17 @@ _SHARED = (
     "title_field", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD", "LABEL_FIELD", "field_separator",
 )  # fmt: skip
 #: Settings that change nothing in a trained encoder.
-_NOT_CONTENT = ("data_path", "cache_dir", "checkpoint_dir", "show_progress", "state", "use_gpu", "gpu_id", "device", "worker")
+_NOT_CONTENT = (
+    "data_path",
+    "cache_dir",
+    "checkpoint_dir",
+    "show_progress",
+    "state",
+    "use_gpu",
+    "gpu_id",
+    "device",
+    "worker",
+)
 
 
 def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[FrozenEncoder, Stage]:
@@ -67,7 +77,7 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[FrozenEncoder, 
         make_folder_whole(cached, fill)
     checkpoint.load(cached / checkpoint.WEIGHTS, stage.model, stage.identity)
     log.info(f"CF encoder {name} from {cached}")
-    return FrozenEncoder(stage.model, name, stage.train_rows()), stage
+    return FrozenEncoder(stage.model, name, stage.train_rows(), with_score=config["cf_score"]), stage
 
 
 def encoder_settings(config: CoraConfig, encoder: Stage) -> None:
@@ -120,7 +130,10 @@ def _auto() -> tuple[str, str]:
     if not torch.cuda.is_available():
         return "tiny", "auto: no GPU"
     if torch.cuda.get_device_properties(0).total_memory < _DEFAULT_LLM_BYTES:
-        return "tiny", f"auto: the GPU has less than the {_DEFAULT_LLM_BYTES / 1e9:.0f} GB of memory that {DEFAULT_LLM} needs"
+        return (
+            "tiny",
+            f"auto: the GPU has less than the {_DEFAULT_LLM_BYTES / 1e9:.0f} GB of memory that {DEFAULT_LLM} needs",
+        )
     if not isinstance(try_to_load_from_cache(DEFAULT_LLM, "config.json"), str):
         return "tiny", f"auto: the weights of {DEFAULT_LLM} are not on this machine (download them, or set --llm=)"
     return DEFAULT_LLM, "auto: its weights and a GPU that holds it are at hand"

@@ -61,7 +61,13 @@ def run(
     _log_rows(ratings)
     seconds["data"], lap = perf_counter() - lap, perf_counter()
 
-    result: dict[str, Any] = {"model": model, "dataset": dataset, "llm": None, "cf_encoder": None, "seed": config["seed"]}
+    result: dict[str, Any] = {
+        "model": model,
+        "dataset": dataset,
+        "llm": None,
+        "cf_encoder": None,
+        "seed": config["seed"],
+    }
     encoder_stage = None
     if model in LLM_MODELS:
         name, why = parts.choose_llm(config)

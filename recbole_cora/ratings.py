@@ -89,7 +89,9 @@ def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[s
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror}); see dataset/README.md for the files a dataset has") from None
+        raise DataError(
+            f"cannot read {path} ({error.strerror}); see dataset/README.md for the files a dataset has"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     header, *cells = [line.rstrip("\r").split(separator) for line in lines]
@@ -141,7 +143,9 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
     else:
         field = f"{item_field}{settings['LIST_SUFFIX']}"
         if field not in frame:
-            raise DataError(f"{name}.train.inter has no column '{field}' (the liked history); prepare the dataset again")
+            raise DataError(
+                f"{name}.train.inter has no column '{field}' (the liked history); prepare the dataset again"
+            )
         liked, start, end = _given_histories(frame[field], item_tokens)
 
     titles, item_text, untitled = _items(folder / f"{name}.item", item_tokens, settings)
@@ -159,7 +163,9 @@ def _labels(frame: pd.DataFrame, name: str, settings: dict[str, Any]) -> Array:
     if label_field in frame:
         label = _numbers(frame, label_field, name)
         if not np.isin(label, (0.0, 1.0)).all():
-            raise DataError(f"{name}.inter: column '{label_field}' holds other values than 0 and 1; mend it or use threshold")
+            raise DataError(
+                f"{name}.inter: column '{label_field}' holds other values than 0 and 1; mend it or use threshold"
+            )
         return label
     threshold = settings["threshold"]
     if not threshold:
@@ -207,7 +213,7 @@ def _split_by_time(user: Array, eval_args: dict[str, Any]) -> Array:
 def _histories(user: Array, item: Array, label: Array) -> tuple[Array, Array, Array]:
     """Histories of rows in order: the liked items of all, and where each row's begins and ends."""
     like = label > 0.5
-    before = np.cumsum(like) - like  # liked rows before this one, of all users
+    before: Array = np.cumsum(like) - like  # liked rows before this one, of all users
     first = np.flatnonzero(np.diff(user, prepend=-1))
     rows_of_user = np.diff(np.append(first, len(user)))
     return item[like], np.repeat(before[first], rows_of_user), before

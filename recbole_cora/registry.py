@@ -31,7 +31,9 @@ def recbole_models() -> dict[str, type]:
     for package in _RECBOLE_PACKAGES:
         module = importlib.import_module(f"recbole.model.{package}")
         classes = inspect.getmembers(module, inspect.isclass)
-        found.update({n: c for n, c in classes if issubclass(c, AbstractRecommender) and "abstract" not in c.__module__})
+        found.update(
+            {n: c for n, c in classes if issubclass(c, AbstractRecommender) and "abstract" not in c.__module__}
+        )
     return found
 
 
@@ -39,5 +41,7 @@ def model_class(name: str) -> type:
     """The class of a model. Raises SettingError with the nearest name for one that does not exist."""
     known = {**recbole_models(), **OURS}
     if name not in known:
-        raise SettingError(f"unknown model '{name}'{nearest(name, known)} (ours: {', '.join(OURS)}; and RecBole's models)")
+        raise SettingError(
+            f"unknown model '{name}'{nearest(name, known)} (ours: {', '.join(OURS)}; and RecBole's models)"
+        )
     return known[name]

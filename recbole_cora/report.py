@@ -23,7 +23,10 @@ def versions() -> dict[str, str | None]:
 
 def summary(result: Mapping[str, Any]) -> str:
     """The run's table: its scores, and on the test rows the references beside them."""
-    lines: list[tuple[str, Mapping[str, Any]]] = [("valid", result["valid"]), (f"test {result['model']}", result["test"])]
+    lines: list[tuple[str, Mapping[str, Any]]] = [
+        ("valid", result["valid"]),
+        (f"test {result['model']}", result["test"]),
+    ]
     names = {"cf_encoder": f"test {result.get('cf_encoder')} (its encoder)", "llm_only": "test LLM, prompt only"}
     lines += [(names[key], scores) for key, scores in result.get("reference", {}).items()]
     width = max(len(name) for name, _ in lines)

@@ -40,17 +40,21 @@ _SafeLoader.add_implicit_resolver(
 def read_value(text: str) -> Any:
     """One command-line value, read as YAML. Raises SettingError where it is not YAML."""
     try:
-        return yaml.load(text, Loader=_SafeLoader)  # noqa: S506  (a subclass of SafeLoader)
+        return yaml.load(text, Loader=_SafeLoader)
     except yaml.YAMLError:
-        raise SettingError(f"cannot read the value {text!r}; expected a YAML value such as 0.001, true or [a, b]") from None
+        raise SettingError(
+            f"cannot read the value {text!r}; expected a YAML value such as 0.001, true or [a, b]"
+        ) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of settings. Raises SettingError where it is missing or no mapping."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
     except OSError as error:
-        raise SettingError(f"cannot read the settings file {path} ({error.strerror}); give the path of a YAML file") from None
+        raise SettingError(
+            f"cannot read the settings file {path} ({error.strerror}); give the path of a YAML file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
@@ -184,7 +188,8 @@ def is_label_aware(model_class: type) -> bool:
     """
     loss = getattr(model_class, "calculate_loss", None)
     reads_label = any(
-        "LABEL" in getattr(getattr(c, "calculate_loss", None), "__code__", _NO_CODE).co_names for c in model_class.__mro__
+        "LABEL" in getattr(getattr(c, "calculate_loss", None), "__code__", _NO_CODE).co_names
+        for c in model_class.__mro__
     )
     return loss is not None and getattr(model_class, "input_type", None) == InputType.POINTWISE and reads_label
 
@@ -198,4 +203,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-

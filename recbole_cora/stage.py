@@ -53,7 +53,9 @@ class Stage:
         shuffles = (config["shuffle"], False, False)
         self.train, self.valid, self.test = (
             get_dataloader(config, phase)(config, split, sampler, shuffle=shuffle)
-            for phase, split, sampler, shuffle in zip(("train", "valid", "test"), splits, samplers, shuffles, strict=True)
+            for phase, split, sampler, shuffle in zip(
+                ("train", "valid", "test"), splits, samplers, shuffles, strict=True
+            )
         )
         self._splits = splits
         # After the data, so that a model starts alike whether its frozen parts were made now or lay in the cache.
@@ -91,7 +93,10 @@ class Stage:
         self.model.eval()
         options = {"desc": title or f"score {split}", "unit": "row", "dynamic_ncols": True, "leave": False}
         scores = []
-        with torch.no_grad(), tqdm(total=len(loader.dataset), disable=not self.config["show_progress"], **options) as bar:
+        with (
+            torch.no_grad(),
+            tqdm(total=len(loader.dataset), disable=not self.config["show_progress"], **options) as bar,
+        ):
             for interaction, *_ in loader:
                 scores.append(predict(interaction.to(self.config["device"])).float().cpu().reshape(-1))
                 bar.update(len(scores[-1]))

@@ -1,7 +1,7 @@
 """CoRA: the frozen LLM reads the text prompt with the weights that the generator made for this user and item.
 
-    ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minus-No logit
-              `-> frozen CF encoder -> e_u, e_i -> generator -> dW(u, i) ----^
+ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minus-No logit
+          `-> frozen CF encoder -> e_u, e_i -> generator -> dW(u, i) ----^
 """
 
 from __future__ import annotations
@@ -60,9 +60,12 @@ class CoRA(GeneralRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
-        e_ui = self.cf_dropout(self.encoder(interaction))  # (1)  [N, 2c]
-        weights = self.generator(e_ui.unsqueeze(1))  # (4)  A(u,i) and L_B
-        return self.llm.score(self._tokens(interaction), self.targets, weights, batch_size=self.llm_batch_size)  # (5), (6)
+        e_ui, s_ui = self.encoder(interaction)  # (1)  [N, 2c], [N, 1]
+        memory = torch.cat([self.cf_dropout(e_ui), s_ui], dim=-1)
+        weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
+        return self.llm.score(
+            self._tokens(interaction), self.targets, weights, batch_size=self.llm_batch_size
+        )  # (5), (6)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Binary cross-entropy on the label; eq. (7)."""
