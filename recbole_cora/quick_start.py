@@ -84,10 +84,11 @@ def run(
     else:
         stage = Stage(config, ratings)
 
-    folder = _new_folder(config)
     if config["checkpoint"]:
         stage.load(Path(config["checkpoint"]))
+        folder = _new_folder(config)
     else:
+        folder = _new_folder(config)
         stage.fit(folder, title=f"train {model}", verbose=True)
         stage.load(folder)
     seconds["train"], lap = perf_counter() - lap, perf_counter()

@@ -251,10 +251,11 @@ def _items(path: Path, item_tokens: Any, settings: dict[str, Any]) -> tuple[list
 
 def _check_splits(ratings: Ratings) -> None:
     for split in SPLITS:
-        labels = ratings.label[ratings.rows(split)]
-        if not len(labels):
+        if not len(ratings.rows(split)):
             raise DataError(f"the {split} split of {ratings.name} is empty; give it rows, or change eval_args.split")
-        if split != "test" and labels.min() == labels.max():
+    for split in ("train", "valid"):
+        labels = ratings.label[ratings.rows(split)]
+        if labels.min() == labels.max():
             liked = "liked" if labels[0] else "disliked"
             raise DataError(
                 f"every {split} row of {ratings.name} is {liked}; training and early stopping need both classes: "

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from recbole.config import Config
-from recbole.utils import InputType, ModelType
+from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_cora.errors import SettingError, nearest
 
@@ -162,6 +162,9 @@ class CoraConfig(Config):
             super()._set_default_parameters()
         except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
             raise SettingError(f"RecBole refuses these settings: {error}") from None
+
+        if settings["eval_type"] != EvaluatorType.VALUE:
+            raise SettingError(f"metrics is {settings['metrics']}; expected some of AUC, UAUC, LogLoss, MAE, RMSE")
 
     def _init_device(self) -> None:
         """As RecBole's, for one process, without overwriting CUDA_VISIBLE_DEVICES (ray and torchrun place by it)."""
