@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> tuple[FrozenLL
 def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:
     """What the tiny LLM learns language from: item texts, and the liked histories of the train rows as prompts.
 
-    No answer is ever in it, and no valid or test row: as a liked train row's prompt names the liked target after the
-    history, it is a liked history of one more item.
+    No label is in it, and no valid or test row. A liked train row's prompt names the liked target after the history:
+    a liked history of one more item. The answer after it is drawn by coin: the tiny LLM learns that an answer is Yes or
+    No, and nothing of which, so that its own score is near 0 instead of an accident of its initial weights.
     """
     assert ratings.titles is not None
     template = load_template(config["template"] or "items")
@@ -182,6 +184,8 @@ def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:
 
     def history_text(row: int) -> str:
         history = ratings.history(row, config["history_items"])
-        return template.prompt([titles[item] for item in history], titles[ratings.item[row]]).text
+        prompt = template.prompt([titles[item] for item in history], titles[ratings.item[row]])
+        return prompt.text + coin.choice((" Yes", " No"))
 
+    coin = random.Random(config["seed"])
     return items + [history_text(row) for row in rows[ratings.label[rows] > 0.5].tolist()]
