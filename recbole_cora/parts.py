@@ -57,7 +57,8 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[FrozenEncoder, 
         SettingError: an encoder that PAIR_EMBEDDINGS does not know, or an unknown setting of it.
         CheckpointError: a `cf_checkpoint` of another model, split or vocabulary.
     """
-    name, options = config.require("cf_encoder"), dict(config.require("cf_config") or {})
+    name = config.require("cf_encoder")
+    options = {**(config["cf_presets"] or {}).get(name, {}), **(config["cf_config"] or {})}
     folder = Path(config["cf_checkpoint"]) if config["cf_checkpoint"] else None
     if folder:
         name, options = _settings_of(folder)
