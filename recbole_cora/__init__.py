@@ -10,7 +10,7 @@ Data flows one way, and files import only downward:
     2  ratings -> rows_dataset, row_prompts;  llm/ (frozen, families, deltas, tiny);  generator;  cf
     3  models/ (CoRA, MF, LGCN, SAS), checkpoint
     4  trainer, stage
-    5  registry, parts, quick_start
+    5  registry, evidence, parts, quick_start
     6  cli
 
 Shapes everywhere: N pairs, L tokens, d hidden size of the LLM, r rank, c CF size, k queries, R rows.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_cora.rows_dataset import ROW
+
 #: (model, interaction of N rows) -> e_u [N, c], e_i [N, c'].
 PairEmbedding = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
@@ -45,42 +47,48 @@ PAIR_EMBEDDINGS: dict[str, PairEmbedding] = {
 
 
 class FrozenEncoder(nn.Module):
-    """A trained CF model that only answers with a pair's CF memory.
+    """A trained CF model that only answers with a row's CF memory: e_u, e_i, and evidence.
 
-    The memory is e_u, e_i and, with `with_score`, the model's own score s of the pair, side by side. CF embeddings come
-    in any scale (SASRec's are near 1, MF's near 0.1), so each of these parts is centred and divided by its root mean
-    square over the train rows, and weighs alike; within a part, coordinates keep their proportions.
+    Evidence is what CF knows of a pair and an embedding of each side does not show: the model's own score, co-liking
+    with the history (see `evidence.py`); none makes the memory the paper's. One memory token makes cross-attention a
+    linear map, so even e_u . e_i, all that an inner-product model knows of a pair, would have to be learned again.
 
-    Why s: one memory token makes cross-attention a linear map, so e_u . e_i, all that an inner-product model knows of
-    a pair, would have to be learned again by the feed-forward networks.
+    CF embeddings come in any scale (SASRec's are near 1, MF's near 0.1), so each part of the memory is centred and
+    divided by its root mean square over the train rows, and weighs alike; within e_u or e_i, coordinates keep their
+    proportions.
 
     Args:
         model: a trained RecBole model; frozen here.
         name: its key in PAIR_EMBEDDINGS.
+        evidence: [R, m] of all rows.
         batches: the train interactions, to measure the parts on.
-        with_score: add s; without it the memory is the paper's.
     """
 
+    evidence: Tensor
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: Any, name: str, batches: Iterable[Any], *, with_score: bool) -> None:
+    def __init__(self, model: Any, name: str, evidence: Tensor, batches: Iterable[Any]) -> None:
         super().__init__()
-        self.name, self.with_score, self._embed = name, with_score, PAIR_EMBEDDINGS[name]
+        self.name, self._embed = name, PAIR_EMBEDDINGS[name]
         self.model = model.requires_grad_(False).eval()
+        self.register_buffer("evidence", evidence)
         with torch.no_grad():
             rows = [self._parts(batch) for batch in batches]
-        parts = [torch.cat(part) for part in zip(*rows, strict=True)]
-        self.register_buffer("mean", torch.cat([part.mean(dim=0) for part in parts]))
+        parts = [torch.cat(part).double() for part in zip(*rows, strict=True)]
+        mean = [part.mean(dim=0) for part in parts]
         # A part of n coordinates gets length sqrt(total / parts): coordinates near 1 on average, parts equally long.
         length = (sum(part.shape[1] for part in parts) / len(parts)) ** 0.5
-        rms = [(part - part.mean(dim=0)).norm(dim=1).square().mean().sqrt().clamp_min(1e-6) for part in parts]
-        scales = [torch.full((part.shape[1],), float(length / r)) for part, r in zip(parts, rms, strict=True)]
-        self.register_buffer("scale", torch.cat(scales).to(self.mean.device))
+        scale = [
+            (length / (part - centre).norm(dim=1).square().mean().sqrt().clamp_min(1e-6)).expand(part.shape[1])
+            for part, centre in zip(parts, mean, strict=True)
+        ]
+        self.register_buffer("mean", torch.cat(mean).float())
+        self.register_buffer("scale", torch.cat(scale).float())
 
     @property
-    def pair_size(self) -> int:
-        """Coordinates of the memory: 2c, and 1 for the score."""
+    def memory_size(self) -> int:
+        """Coordinates of the memory: 2c + m."""
         return self.mean.numel()
 
     def train(self, mode: bool = True) -> FrozenEncoder:
@@ -89,11 +97,10 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Of N rows: e_u and e_i side by side [N, 2c], and s [N, 1] ([N, 0] without score)."""
+        """Of N rows: e_u and e_i side by side [N, 2c], and the evidence [N, m]."""
         memory = (torch.cat(self._parts(interaction), dim=-1) - self.mean) * self.scale
-        pair = self.pair_size - self.with_score
-        return memory[:, :pair], memory[:, pair:]
+        return memory.tensor_split([self.memory_size - self.evidence.shape[1]], dim=-1)
 
     def _parts(self, interaction: Any) -> tuple[Tensor, ...]:
-        parts = self._embed(self.model, interaction)
-        return (*parts, self.model.predict(interaction).unsqueeze(-1)) if self.with_score else parts
+        evidence = self.evidence[interaction[ROW]]
+        return (*self._embed(self.model, interaction), *evidence.split(1, dim=-1))

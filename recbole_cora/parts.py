@@ -8,19 +8,22 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.utils import ModelType
 
 from recbole_cora import checkpoint
 from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
 from recbole_cora.errors import CheckpointError, LLMError, SettingError, nearest
+from recbole_cora.evidence import EVIDENCE, colikes, out_of_fold_scores
 from recbole_cora.files import content_key, make_folder_whole, write_json
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class
-from recbole_cora.row_prompts import RowPrompts
+from recbole_cora.row_prompts import RowPrompts, titles_of
 from recbole_cora.settings import PROPERTIES, CoraConfig, read_yaml
 from recbole_cora.stage import Stage
 
@@ -77,9 +80,33 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[FrozenEncoder, 
             write_json(temporary / "result.json", {"model": name, "config": encoder_config.public()})
 
         make_folder_whole(cached, fill)
-    checkpoint.load(cached / checkpoint.WEIGHTS, stage.model, stage.identity)
+    stage.load(cached)
     log.info(f"CF encoder {name} from {cached}")
-    return FrozenEncoder(stage.model, name, stage.train_rows(), with_score=config["cf_score"]), stage
+    evidence = [_evidence(kind, config, stage) for kind in config["cf_evidence"] or ()]
+    columns = torch.from_numpy(np.stack(evidence, axis=1)) if evidence else torch.empty(len(ratings), 0)
+    return FrozenEncoder(stage.model, name, columns, stage.train_rows()), stage
+
+
+def _evidence(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float32]:
+    """One column of evidence, of all rows [R]."""
+    ratings = encoder.ratings
+    if kind == "colikes":
+        return colikes(ratings, config["history_items"])
+    if kind != "score":
+        raise SettingError(f"cf_evidence has '{kind}'{nearest(str(kind), EVIDENCE)}; expected some of {EVIDENCE}")
+    folds = config["cf_folds"]
+    scores = np.empty(len(ratings), dtype=np.float32)
+    for split in ("valid", "test"):
+        scores[ratings.rows(split)] = encoder.score(split, title=f"score encoder, {split}")
+    kept = _cache(config, "encoder_scores", encoder.config["model"], _content(encoder.config), ratings.key(), folds)
+    if not kept.is_dir():
+
+        def fill(temporary: Path) -> None:
+            np.save(temporary / "train.npy", out_of_fold_scores(encoder.config, ratings, folds))
+
+        make_folder_whole(kept, fill)
+    scores[ratings.rows("train")] = np.load(kept / "train.npy", allow_pickle=False)
+    return scores
 
 
 def encoder_settings(config: CoraConfig, encoder: Stage) -> None:
@@ -143,9 +170,8 @@ def _auto() -> tuple[str, str]:
 
 def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> tuple[FrozenLLM, RowPrompts]:
     """The frozen LLM and every row's prompt in its tokens."""
+    titles_of(ratings)  # before anything long: a dataset without titles is refused
     template = load_template(config["template"] or "items")
-    if ratings.titles is None:
-        RowPrompts(ratings, None, 0)  # type: ignore[arg-type]  # raises: no titles
     path = name
     if name == "tiny":
         texts = tiny_texts(ratings, config)
@@ -177,11 +203,10 @@ def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:
     a liked history of one more item. The answer after it is drawn by coin: the tiny LLM learns that an answer is Yes or
     No, and nothing of which, so that its own score is near 0 instead of an accident of its initial weights.
     """
-    assert ratings.titles is not None
+    titles = [clean_title(title) for title in titles_of(ratings)]
     template = load_template(config["template"] or "items")
     rows = ratings.rows("train")
-    items = [f'"{title}" {text}'.strip() for title, text in zip(ratings.titles, ratings.item_text, strict=True)]
-    titles = [clean_title(title) for title in ratings.titles]
+    items = [f'"{title}" {text}'.strip() for title, text in zip(titles_of(ratings), ratings.item_text, strict=True)]
 
     def history_text(row: int) -> str:
         history = ratings.history(row, config["history_items"])

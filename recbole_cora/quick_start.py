@@ -77,7 +77,7 @@ def run(
         encoder, encoder_stage = parts.ready_encoder(config, ratings)
         parts.encoder_settings(config, encoder_stage)
         seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
-        also = {"LLM": llm.fingerprint(), "CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
+        also = {"LLM": llm.fingerprint(), "CF encoder": content_key(*map(_bytes, encoder.model.state_dict().values()))}
         maker = partial(config.model_class, encoder=encoder, llm=llm, prompts=prompts)
         stage = Stage(config, ratings, maker, also)
         result |= {"llm": name, "llm_why": why, "cf_encoder": encoder.name}

@@ -12,16 +12,21 @@ from recbole_cora.prompts import PromptEncoder
 from recbole_cora.ratings import Ratings
 
 
+def titles_of(ratings: Ratings) -> list[str]:
+    """One title per item token. Raises DataError where the dataset has none."""
+    if ratings.titles is None:
+        raise DataError(
+            f"{ratings.name} has no titles: a prompt needs {ratings.name}.item with a column item_id:token and a "
+            "column title:token_seq"
+        )
+    return ratings.titles
+
+
 class RowPrompts:
     """`prompts[row]` is the row's prompt as token ids [L]; tokenised on first use, then kept."""
 
     def __init__(self, ratings: Ratings, encoder: PromptEncoder, history_items: int) -> None:
-        if ratings.titles is None:
-            raise DataError(
-                f"{ratings.name} has no titles: a prompt needs {ratings.name}.item with a column item_id:token and a "
-                "column title:token_seq"
-            )
-        self._ratings, self._titles, self._encoder, self._last = ratings, ratings.titles, encoder, history_items
+        self._ratings, self._titles, self._encoder, self._last = ratings, titles_of(ratings), encoder, history_items
         self._tokens: dict[int, NDArray[np.int32]] = {}
 
     @property

@@ -187,17 +187,11 @@ def is_label_aware(model_class: type) -> bool:
     """Whether a RecBole model trains on the labels.
 
     RecBole has no flag for it: its pairwise and sequence models take every row for a positive. A model that reads
-    labels is pointwise and its loss asks the interaction for LABEL.
+    labels is pointwise and its loss asks the interaction for LABEL (DIN and DIEN: LABEL_FIELD).
     """
-    loss = getattr(model_class, "calculate_loss", None)
-    reads_label = any(
-        "LABEL" in getattr(getattr(c, "calculate_loss", None), "__code__", _NO_CODE).co_names
-        for c in model_class.__mro__
-    )
-    return loss is not None and getattr(model_class, "input_type", None) == InputType.POINTWISE and reads_label
-
-
-_NO_CODE = (lambda: None).__code__
+    losses = (getattr(c.__dict__.get("calculate_loss"), "__code__", None) for c in model_class.__mro__)
+    reads_label = any({"LABEL", "LABEL_FIELD"} & set(code.co_names) for code in losses if code)
+    return getattr(model_class, "input_type", None) == InputType.POINTWISE and reads_label
 
 
 def _plain(value: Any) -> Any:

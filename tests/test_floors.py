@@ -15,7 +15,7 @@ FLOORS = [
     | {"generator", "llm", "llm.frozen", "llm.families", "llm.deltas", "llm.tiny"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "checkpoint"},
     {"trainer", "stage"},
-    {"registry", "parts", "quick_start"},
+    {"registry", "evidence", "parts", "quick_start"},
     {"cli"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

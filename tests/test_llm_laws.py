@@ -24,7 +24,7 @@ from recbole_cora.prompts import PromptEncoder, load_template
 
 SMALL: dict[str, Any] = {
     "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.2,
+    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.1,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -84,7 +84,7 @@ def random_weights(targets: list[WeightTarget], seed: int = 0, rank: int = 4) ->
     """Weights of N pairs, large enough to matter."""
     draw = torch.Generator().manual_seed(seed)
     A = {width: 0.1 * torch.randn(N, width, rank, generator=draw) for width in {t.d_in for t in targets}}
-    return PairWeights(A, {t.name: torch.randn(rank, t.d_out, generator=draw) for t in targets}, scale=2.0)
+    return PairWeights(A, {t.name: 0.3 * torch.randn(rank, t.d_out, generator=draw) for t in targets}, scale=2.0)
 
 
 def generator_for(targets: list[WeightTarget]) -> CollaborativeWeightsGenerator:
@@ -152,22 +152,18 @@ def test_a_delta_is_an_explicit_W_plus_dW(llm: FrozenLLM, types: str) -> None:
     base = llm.score(prompts(llm))
     for n in range(N):
         explicit = merged(llm, targets, weights, n).score([prompts(llm)[n]])[0]
-        assert abs(scores[n] - explicit) < 1e-4 * max(1, abs(explicit))
+        assert abs(scores[n] - explicit) < 1e-5
     assert (scores - base).abs().max() > 1e-2
 
 
 @torch.no_grad()
 def test_a_delta_is_pefts_lora(llm: FrozenLLM) -> None:
-    """Given the same A and B, peft's LoRA gives the same logits at every position (in float64, so within 1e-6)."""
-    llm.double()
+    """Given the same A and B, peft's LoRA gives the same logits at every position."""
     targets = weight_targets(llm.model, "qkvof")
-    single = random_weights(targets)
-    weights = PairWeights(
-        {width: A.double() for width, A in single.A.items()}, {name: B.double() for name, B in single.B.items()}, 2.0
-    )
+    weights = random_weights(targets)
     with attached(targets, weights.select([2])):
         ours = llm.model(input_ids=torch.tensor(prompts(llm)[:1])).logits
-    torch.testing.assert_close(ours, with_peft(llm, targets, weights, 2), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ours, with_peft(llm, targets, weights, 2), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -178,9 +174,9 @@ def test_the_two_computed_logits_are_the_models_own(llm: FrozenLLM) -> None:
     scores = llm.score(prompts(llm))
     for n, ids in enumerate(prompts(llm)):
         logits = llm.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        assert abs(scores[n] - (logits[yes] - logits[no])) < 1e-4
+        assert abs(scores[n] - (logits[yes] - logits[no])) < 1e-5
     llm.answer_score = "yes"
-    assert abs(llm.score(prompts(llm)[-1:])[0] - logits[yes]) < 1e-4
+    assert abs(llm.score(prompts(llm)[-1:])[0] - logits[yes]) < 1e-5
 
 
 @torch.no_grad()
@@ -191,7 +187,7 @@ def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
     ids = prompts(llm)
     alone = torch.cat([llm.score([ids[n]], targets, weights.select([n])) for n in range(N)])
     for batch_size in (1, 2, 5, 100):
-        torch.testing.assert_close(llm.score(ids, targets, weights, batch_size), alone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(llm.score(ids, targets, weights, batch_size), alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

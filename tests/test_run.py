@@ -15,7 +15,7 @@ from tests.conftest import write_toy
 SMALL: dict[str, Any] = {"epochs": 2, "show_progress": False, "seed": 3}
 TINY: dict[str, Any] = {
     **SMALL, "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 3, "hidden": 32,
-    "feed_forward": 32, "rank": 4, "learning_rate": 0.01, "warmup_steps": 1, "cf_config": {"epochs": 2},
+    "feed_forward": 32, "rank": 4, "learning_rate": 0.01, "warmup_steps": 1, "cf_config": {"epochs": 2}, "cf_folds": 2,
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class CoRA(GeneralRecommender):
         self.targets = weight_targets(llm.model, config["weight_types"], config["llm_modules"])
         self.cf_dropout = nn.Dropout(config["cf_dropout"])
         self.generator = CollaborativeWeightsGenerator(
-            memory_size=encoder.pair_size,
+            memory_size=encoder.memory_size,
             widths={t.d_in for t in self.targets},
             targets=[(t.name, t.d_in, t.d_out) for t in self.targets],
             rank=config["rank"],
@@ -60,8 +60,8 @@ class CoRA(GeneralRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
-        e_ui, s_ui = self.encoder(interaction)  # (1)  [N, 2c], [N, 1]
-        memory = torch.cat([self.cf_dropout(e_ui), s_ui], dim=-1)
+        e_ui, evidence = self.encoder(interaction)  # (1)  [N, 2c], [N, m]
+        memory = torch.cat([self.cf_dropout(e_ui), evidence], dim=-1)
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
         return self.llm.score(
             self._tokens(interaction), self.targets, weights, batch_size=self.llm_batch_size

@@ -32,6 +32,11 @@ class LGCN(LightGCN):
             self.restore_user_e, self.restore_item_e = self.forward()
         return self.restore_user_e, self.restore_item_e
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; what was propagated with the weights before is dropped."""
+        self.restore_user_e = self.restore_item_e = None
+        return super().load_state_dict(*args, **kwargs)
+
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N]."""
         users, items = self.propagated()

@@ -1,0 +1,78 @@
+"""Laws of checkpoints: whole, ours, and for what they were trained for; anything else is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from recbole_cora import checkpoint
+from recbole_cora.errors import CheckpointError
+
+IDENTITY = {"model": "Line", "split of the rows": "abc"}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of a small linear model."""
+    path = tmp_path / checkpoint.WEIGHTS
+    checkpoint.save(path, nn.Linear(3, 2), IDENTITY)
+    return path
+
+
+def test_a_saved_model_loads_bit_for_bit(tmp_path: Path) -> None:
+    """And nothing but the checkpoint is left in its folder."""
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    checkpoint.save(tmp_path / checkpoint.WEIGHTS, model, IDENTITY)
+    checkpoint.load(tmp_path / checkpoint.WEIGHTS, other, IDENTITY)
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.WEIGHTS]
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, 200, -1])
+def test_a_truncated_checkpoint_is_refused(saved: Path, kept: int) -> None:
+    """Wherever it was cut."""
+    saved.write_bytes(saved.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="truncated|not a safetensors"):
+        checkpoint.load(saved, nn.Linear(3, 2), IDENTITY)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    """One that another program wrote holds no word of what it was trained for."""
+    save_file({"weight": torch.zeros(2, 3)}, tmp_path / "adapter.safetensors")
+    with pytest.raises(CheckpointError, match="not written by recbole-cora"):
+        checkpoint.load(tmp_path / "adapter.safetensors", nn.Linear(3, 2), IDENTITY)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_is_refused_unread(tmp_path: Path, protocol: int) -> None:
+    """Bare, or in the zip that torch.save writes."""
+    path = tmp_path / checkpoint.WEIGHTS
+    path.write_bytes(pickle.dumps({"weight": 1}, protocol))
+    with pytest.raises(CheckpointError, match="refused unread"):
+        checkpoint.load(path, nn.Linear(3, 2), IDENTITY)
+    torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="refused unread"):
+        checkpoint.load(path, nn.Linear(3, 2), IDENTITY)
+
+
+def test_the_difference_of_identity_is_named(saved: Path) -> None:
+    """Another split, and the error says which."""
+    with pytest.raises(CheckpointError, match=r"another split of the rows \('abc', here 'xyz'\)"):
+        checkpoint.load(saved, nn.Linear(3, 2), {**IDENTITY, "split of the rows": "xyz"})
+
+
+@pytest.mark.parametrize(
+    ("model", "says"), [(nn.Linear(4, 2), "shape"), (nn.Linear(3, 2, bias=False), "unexpected"), (nn.GRU(3, 2), "miss")]
+)
+def test_weights_of_another_form_are_refused(saved: Path, model: nn.Module, says: str) -> None:
+    """And the model keeps the weights it had."""
+    before = json.dumps([p.tolist() for p in model.parameters()])
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(saved, model, IDENTITY)
+    assert json.dumps([p.tolist() for p in model.parameters()]) == before

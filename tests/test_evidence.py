@@ -1,0 +1,76 @@
+"""Laws of evidence: it knows what CF knows, and never a row's own label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_cora import metrics, repairs
+from recbole_cora.evidence import colikes, out_of_fold_scores
+from recbole_cora.ratings import Ratings, load_ratings
+from recbole_cora.registry import model_class
+from recbole_cora.settings import CoraConfig
+from recbole_cora.stage import Stage
+
+repairs.apply_all()
+metrics.register()
+
+
+@pytest.fixture
+def config(toy: Path) -> CoraConfig:
+    """Settings of a small MF on the toy dataset."""
+    return CoraConfig(model_class("MF"), "toy", {"embedding_size": 8, "epochs": 3, "show_progress": False, "seed": 1})
+
+
+@pytest.fixture
+def ratings(toy: Path, config: CoraConfig) -> Ratings:
+    return load_ratings(toy, "toy", config.final_config_dict)
+
+
+def test_co_liking_is_the_mean_cosine_without_the_rows_own_user(ratings: Ratings) -> None:
+    """As counted by hand over the sets of users."""
+    rows = ratings.rows("train")
+    liked = {(ratings.user[r], ratings.item[r]) for r in rows if ratings.label[r] == 1}
+    users = range(len(ratings.user_tokens))
+    values = colikes(ratings, 3)
+    for row in range(len(ratings)):
+        u, i = ratings.user[row], ratings.item[row]
+        cosines = []
+        for j in ratings.history(row, 3):
+            of_i, of_j = ({v for v in users if v != u and (v, item) in liked} for item in (i, j))
+            cosines.append(len(of_i & of_j) / ((len(of_i) + 5) * (len(of_j) + 5)) ** 0.5)
+        assert values[row] == pytest.approx(np.mean(cosines) if cosines else 0.0, abs=1e-6)
+
+
+def test_co_liking_does_not_see_the_rows_own_label(ratings: Ratings) -> None:
+    """Turning the label of one user's last train row changes no value of that user."""
+    row = [r for r in ratings.rows("train") if ratings.user[r] == 0][-1]
+    label = ratings.label.copy()
+    label[row] = 1 - label[row]
+    own = ratings.user == 0
+    assert np.array_equal(colikes(ratings, 10)[own], colikes(replace(ratings, label=label), 10)[own])
+
+
+def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig, ratings: Ratings) -> None:
+    """With as many folds as train rows: turning a row's label leaves its own score as it was, and moves others."""
+    few = ratings.rows("train")[::32]
+    split = ratings.split.copy()
+    split[np.setdiff1d(ratings.rows("train"), few)] = 3
+    small = replace(ratings, split=split)
+    before = out_of_fold_scores(config, small, len(few))
+    label = ratings.label.copy()
+    label[few[2]] = 1 - label[few[2]]
+    after = out_of_fold_scores(config, replace(small, label=label), len(few))
+    assert before[2] == after[2] and not np.array_equal(before, after)
+
+
+def test_lgcn_forgets_what_it_propagated_when_other_weights_are_loaded(config: CoraConfig, ratings: Ratings) -> None:
+    """A checkpoint loaded after scoring gives the checkpoint's scores."""
+    options = {"embedding_size": 8, "show_progress": False}
+    one, two = (Stage(CoraConfig(model_class("LGCN"), "toy", {**options, "seed": seed}), ratings) for seed in (1, 2))
+    first, second = one.score("test"), two.score("test")
+    one.model.load_state_dict(two.model.state_dict())
+    assert not np.array_equal(first, second) and np.array_equal(one.score("test"), second)
