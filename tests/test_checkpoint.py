@@ -38,7 +38,7 @@ def test_a_saved_model_loads_bit_for_bit(tmp_path: Path) -> None:
 def test_a_truncated_checkpoint_is_refused(saved: Path, kept: int) -> None:
     """Wherever it was cut."""
     saved.write_bytes(saved.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match="truncated|not a safetensors"):
+    with pytest.raises(CheckpointError, match=r"truncated|not a safetensors"):
         checkpoint.load(saved, nn.Linear(3, 2), IDENTITY)
 
 

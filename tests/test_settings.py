@@ -66,7 +66,7 @@ def test_what_is_no_argument_is_refused(arguments: list[str], says: str) -> None
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     """In a file as on the command line."""
-    with pytest.raises(SettingError, match="unknown setting 'embeding_size'.*did you mean 'embedding_size'"):
+    with pytest.raises(SettingError, match=r"unknown setting 'embeding_size'.*did you mean 'embedding_size'"):
         _config({"embeding_size": 8})
     (tmp_path / "a.yaml").write_text("topkk: 1\n")
     with pytest.raises(SettingError, match="topkk"):
