@@ -99,7 +99,8 @@ class FrozenEncoder(nn.Module):
     def forward(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Of N rows: e_u and e_i side by side [N, 2c], and the evidence [N, m]."""
         memory = (torch.cat(self._parts(interaction), dim=-1) - self.mean) * self.scale
-        return memory.tensor_split([self.memory_size - self.evidence.shape[1]], dim=-1)
+        pair = self.memory_size - self.evidence.shape[1]
+        return memory[:, :pair], memory[:, pair:]
 
     def _parts(self, interaction: Any) -> tuple[Tensor, ...]:
         evidence = self.evidence[interaction[ROW]]
