@@ -18,7 +18,7 @@ from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
 from recbole_cora.errors import CheckpointError, LLMError, SettingError, nearest
 from recbole_cora.evidence import EVIDENCE, colikes, out_of_fold_scores
 from recbole_cora.files import content_key, make_folder_whole, write_json
-from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.frozen import FrozenLLM, show_loading_bars
 from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings
@@ -172,6 +172,7 @@ def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> tuple[FrozenLL
     """The frozen LLM and every row's prompt in its tokens."""
     titles_of(ratings)  # before anything long: a dataset without titles is refused
     template = load_template(config["template"] or "items")
+    show_loading_bars(config["show_progress"] and name != "tiny")
     path = name
     if name == "tiny":
         texts = tiny_texts(ratings, config)

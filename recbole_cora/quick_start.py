@@ -89,7 +89,12 @@ def run(
         folder = _new_folder(config)
     else:
         folder = _new_folder(config)
-        stage.fit(folder, title=f"train {model}", verbose=True)
+        try:
+            stage.fit(folder, title=f"train {model}", verbose=True)
+        except BaseException:
+            if not any(folder.iterdir()):  # stopped before the first checkpoint: nothing to keep
+                folder.rmdir()
+            raise
         stage.load(folder)
     seconds["train"], lap = perf_counter() - lap, perf_counter()
 

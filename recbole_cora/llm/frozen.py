@@ -270,6 +270,12 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
     )
 
 
+def show_loading_bars(shown: bool) -> None:
+    """Whether `transformers` shows a bar while it reads or writes weights, in this process."""
+    bars = transformers.utils.logging
+    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+
+
 def make_llama(
     *,
     vocab_size: int,
