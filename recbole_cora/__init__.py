@@ -6,7 +6,7 @@ that user and item into low-rank weights for that one pair (arXiv 2408.10645).
 Data flows one way, and files import only downward:
 
     0  errors, files
-    1  prompts, settings, repairs, metrics, report
+    1  protocol, prompts, settings, repairs, metrics, report
     2  ratings -> rows_dataset, row_prompts;  llm/ (frozen, families, deltas, tiny);  generator;  cf
     3  models/ (CoRA, MF, LGCN, SAS), checkpoint
     4  trainer, stage

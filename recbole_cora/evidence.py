@@ -19,12 +19,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recbole_cora.ratings import SPLITS, Ratings
+from recbole_cora.protocol import NO_SPLIT, SPLITS
+from recbole_cora.ratings import Ratings
 from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
 EVIDENCE = ("score", "colikes")
-_TEST, _NONE = SPLITS.index("test"), len(SPLITS)
+_TEST = SPLITS.index("test")
 #: Pseudo-users of co-liking: an item that few liked is like no other.
 _SMOOTHING = 5.0
 
@@ -40,7 +41,7 @@ def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDAr
     part = np.random.default_rng(config["seed"]).permutation(len(rows)) % folds
     scores = np.empty(len(rows), dtype=np.float32)
     for fold in range(folds):
-        split = np.where(ratings.split == _TEST, _NONE, ratings.split).astype(ratings.split.dtype)
+        split = np.where(ratings.split == _TEST, NO_SPLIT, ratings.split).astype(ratings.split.dtype)
         split[rows[part == fold]] = _TEST
         stage = Stage(config, replace(ratings, split=split))
         name = f"encoder {config['model']}, fold {fold + 1} of {folds}"

@@ -16,7 +16,8 @@ from recbole.utils import init_logger
 from recbole_cora import metrics, parts, repairs, report
 from recbole_cora.errors import SettingError
 from recbole_cora.files import content_key, write_json
-from recbole_cora.ratings import SPLITS, Ratings, load_ratings
+from recbole_cora.protocol import SPLITS
+from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import LLM_MODELS, model_class
 from recbole_cora.settings import CoraConfig, read_yaml
 from recbole_cora.stage import Stage, peak_memory_mb

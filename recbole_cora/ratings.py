@@ -1,11 +1,7 @@
 """From a dataset's atomic files to rows: who rated what when, liked or not, in which split, after which history.
 
-This is the one place that decides rows, order, labels, splits and histories; every model, RecBole's own included, is
-trained and scored on exactly these. RecBole reads timestamps as float32, which merges moments, so rows are ordered
-here, before RecBole sees them.
-
-Order: user, then timestamp, then the item's first appearance in the file. History of a row: every earlier row of
-that user with label 1, across splits, in that order.
+Every model, RecBole's own included, is trained and scored on exactly these rows, in the order, splits and histories of
+`protocol`. RecBole reads timestamps as float32, which merges moments: rows are ordered here, before RecBole sees them.
 """
 
 from __future__ import annotations
@@ -16,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
+from recbole_cora.protocol import SPLITS, Array, histories, order_of_rows, split_each_user
 
-SPLITS = ("train", "valid", "test")
 #: Columns that hold an item's title, tried in this order where `title_field` is not set.
 _TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -136,10 +129,10 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
 
     if split is None:
         time = _numbers(frame, time_field, name)
-        order = np.lexsort((item, time, user))
+        order = order_of_rows(user, time, item)
         user, item, label = user[order], item[order], label[order]
-        split = _split_by_time(user, settings["eval_args"])
-        liked, start, end = _histories(user, item, label)
+        split = split_each_user(user, _shares(settings["eval_args"]))
+        liked, start, end = histories(user, item, label)
     else:
         field = f"{item_field}{settings['LIST_SUFFIX']}"
         if field not in frame:
@@ -188,35 +181,14 @@ def _numbers(frame: pd.DataFrame, field: str, name: str) -> Array:
     return values
 
 
-def _split_by_time(user: Array, eval_args: dict[str, Any]) -> Array:
-    """Each user's rows (or, with group_by none, all rows) cut in time order by RecBole's ratio rule."""
+def _shares(eval_args: dict[str, Any]) -> list[float]:
     ratios = (eval_args.get("split") or {}).get("RS")
     if not isinstance(ratios, list) or len(ratios) != 3 or eval_args.get("group_by") != "user":
         raise DataError(
             f"eval_args is {eval_args}; expected split: {{RS: [train, valid, test]}} with group_by: user "
-            "(for another split, bring <name>.train.inter, <name>.valid.inter and <name>.test.inter)"
+            "(for another split, prepare the dataset: recbole-cora prepare csv --help)"
         )
-    shares = np.asarray(ratios, dtype=float) / sum(ratios)
-    split = np.empty(len(user), dtype=np.int8)
-    starts = np.flatnonzero(np.diff(user, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(user)], strict=True):
-        count = [int(share * (stop - start)) for share in shares]
-        count[0] = stop - start - sum(count[1:])
-        for last in (2, 1):  # RecBole's rule: a share below one row still gets a row, while train keeps more than one
-            if count[0] > 1 and 0 < shares[last] * (stop - start) < 1:
-                count[last] += 1
-                count[0] -= 1
-        split[start:stop] = np.repeat(np.arange(3), count)
-    return split
-
-
-def _histories(user: Array, item: Array, label: Array) -> tuple[Array, Array, Array]:
-    """Histories of rows in order: the liked items of all, and where each row's begins and ends."""
-    like = label > 0.5
-    before: Array = np.cumsum(like) - like  # liked rows before this one, of all users
-    first = np.flatnonzero(np.diff(user, prepend=-1))
-    rows_of_user = np.diff(np.append(first, len(user)))
-    return item[like], np.repeat(before[first], rows_of_user), before
+    return [float(share) for share in ratios]
 
 
 def _given_histories(cells: pd.Series, item_tokens: Any) -> tuple[Array, Array, Array]:

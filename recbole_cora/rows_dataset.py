@@ -15,7 +15,8 @@ import torch
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_cora.ratings import SPLITS, Ratings
+from recbole_cora.protocol import SPLITS
+from recbole_cora.ratings import Ratings
 
 if TYPE_CHECKING:
     from recbole_cora.settings import CoraConfig

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 FLOORS = [
     {"errors", "files"},
-    {"prompts", "settings", "repairs", "metrics", "report"},
+    {"protocol", "prompts", "settings", "repairs", "metrics", "report"},
     {"ratings", "rows_dataset", "row_prompts", "cf"}
     | {"generator", "llm", "llm.frozen", "llm.families", "llm.deltas", "llm.tiny"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "checkpoint"},
