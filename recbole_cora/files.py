@@ -33,14 +33,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(json_text(value), encoding="utf-8"))
 
 
-def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder beside `folder`, then rename it into place; an existing `folder` is kept."""
+def json_text(value: Any) -> str:
+    """`value` as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def make_folder_whole(folder: Path, fill: Callable[[Path], None], temporary: Path | None = None) -> None:
+    """Fill a new folder beside `folder` (`temporary`, if given), then rename it into place; an existing one is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    if temporary is None:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.mkdir(exist_ok=True)
     try:
         fill(temporary)
         for file in temporary.rglob("*"):
@@ -52,6 +58,37 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
             _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_files(folder: Path, texts: dict[str, str]) -> None:
+    """Write several files of `folder` as one: after a crash at any moment the old ones are there, or the new ones.
+
+    All are written to a hidden folder; renaming that is the commit. What a crash leaves to be moved then is moved by
+    `finish_replacing`, which readers of such files call first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finish_replacing(folder)
+    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)  # of a run that was killed while writing
+
+    def fill(temporary: Path) -> None:
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+
+    make_folder_whole(folder / _COMMITTED, fill, folder / _UNFINISHED)
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Move what `replace_files` has committed into place."""
+    committed = folder / _COMMITTED
+    if committed.is_dir():
+        for file in committed.iterdir():
+            file.replace(folder / file.name)
+        _sync(folder)
+        committed.rmdir()
+
+
+_UNFINISHED, _COMMITTED = ".unfinished", ".committed"
 
 
 def content_key(*parts: Any) -> str:

@@ -76,3 +76,12 @@ def _cut(rows: int, shares: Sequence[float]) -> Array:
             count[last] += 1
             count[0] -= 1
     return np.repeat(np.arange(len(SPLITS)), count)
+
+
+def warm_rows(user: Array, item: Array, train: Array, least: int) -> Array:
+    """Rows [R] whose user and item both have at least `least` train rows.
+
+    1 is what CoLLM's and CoRA's code takes for warm, 3 what the CoRA paper says.
+    """
+    enough = [np.bincount(column[train], minlength=column.max() + 1) >= least for column in (user, item)]
+    return enough[0][user] & enough[1][item]

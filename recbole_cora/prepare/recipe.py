@@ -1,0 +1,212 @@
+"""From raw columns to the rows of a dataset: label, split, order and histories, and the files that hold them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_cora.errors import DataError
+from recbole_cora.files import json_text, replace_files
+from recbole_cora.prepare.problems import Problems
+from recbole_cora.prepare.raw import Raw, one_line
+from recbole_cora.protocol import (
+    NO_SPLIT,
+    SPLITS,
+    Array,
+    histories,
+    order_of_rows,
+    split_all_in_time,
+    split_each_user,
+    split_in_windows,
+    warm_rows,
+)
+
+log = logging.getLogger()
+
+#: Changes whenever the same raw files and options would give other bytes.
+VERSION = 1
+#: Liked items that a row's `item_id_list` holds at most: RecBole's own MAX_ITEM_LIST_LENGTH, which it does not cut to.
+HISTORY_ITEMS = 50
+#: The list of a row without history. RecBole's sequential models fail on an empty list; a no-break space is one token
+#: to RecBole, no item of the dataset, and nothing at all to Python's `split()`.
+NO_HISTORY = "\u00a0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows are labelled and split.
+
+    Attributes:
+        name: of the dataset.
+        like: label 1 where the rating is at least this.
+        boundaries: four UTC dates; train, valid and test are the half-open windows between them. Or:
+        shares: of train, valid and test, in time; `per_user` cuts each user's rows, else all rows at two moments.
+        halve_last: the last window, in time, is halved into valid and test (three dates in `boundaries`).
+        more_than: users and items with more rows than this are kept, counted once, before anything is dropped.
+        drop_repeats: of rows with the same user, item and timestamp only the first is kept.
+    """
+
+    name: str
+    like: float = 4.0
+    boundaries: tuple[str, ...] | None = None
+    shares: tuple[float, float, float] | None = None
+    per_user: bool = True
+    halve_last: bool = False
+    more_than: int = 0
+    drop_repeats: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in order, columns as in `Ratings`, with codes into the raw tokens."""
+
+    user: Array
+    item: Array
+    rating: Array
+    time: Array
+    label: Array
+    split: Array
+    liked: Array
+    history_start: Array
+    history_end: Array
+
+
+def make_rows(raw: Raw, recipe: Recipe, problems: Problems) -> Rows:
+    """Apply the recipe. Raises DataError where a split would be empty."""
+    kept = np.arange(len(raw.user))
+    if recipe.boundaries:
+        last = recipe.boundaries[-1]
+        bounds = (*recipe.boundaries[:2], last, last) if recipe.halve_last else recipe.boundaries
+        kept = np.flatnonzero(split_in_windows(raw.time, bounds) != NO_SPLIT)
+    if recipe.more_than:
+        often = [np.bincount(column[kept]) > recipe.more_than for column in (raw.user, raw.item)]
+        kept = kept[often[0][raw.user[kept]] & often[1][raw.item[kept]]]
+    kept = kept[order_of_rows(raw.user[kept], raw.time[kept], raw.item[kept])]
+    user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
+
+    repeat = np.zeros(len(kept), dtype=bool)
+    repeat[1:] = (np.diff(user) == 0) & (np.diff(item) == 0) & (np.diff(time) == 0)
+    if repeat.any():
+        at = kept[repeat].min()
+        what = f"{raw.user_tokens[raw.user[at]]}, {raw.item_tokens[raw.item[at]]}"
+        kind = "same user, item and timestamp again, the first is taken" if recipe.drop_repeats else "... (kept)"
+        kind = kind.replace("...", "same user, item and timestamp again")
+        problems.add(raw.files[0], kind, int(at) + 1, what, int(repeat.sum()))
+        if recipe.drop_repeats:
+            kept, user, item, time = kept[~repeat], user[~repeat], item[~repeat], time[~repeat]
+
+    if recipe.boundaries and recipe.halve_last:
+        split = split_in_windows(time, (*recipe.boundaries[:2], recipe.boundaries[-1], recipe.boundaries[-1]))
+        later = np.flatnonzero(split == 1)
+        split[later] = 1 + split_all_in_time(time[later], (0.5, 0.5, 0))
+    elif recipe.boundaries:
+        split = split_in_windows(time, recipe.boundaries)
+    else:
+        shares = recipe.shares or (0.8, 0.1, 0.1)
+        split = split_each_user(user, shares) if recipe.per_user else split_all_in_time(time, shares)
+    for code, name in enumerate(SPLITS):
+        if not (split == code).any():
+            raise DataError(
+                f"the {name} split of {recipe.name} would be empty ({len(kept):,} of {len(raw.user):,} rows are left); "
+                "change the split, or check that this is the right file"
+            )
+    label = (raw.rating[kept] >= recipe.like).astype(np.float32)
+    return Rows(user, item, raw.rating[kept], time, label, split, *histories(user, item, label))
+
+
+def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str, Any]:
+    """Write `<name>.{train,valid,test}.inter`, `<name>.item` and `<name>.prepared.json` into `out`, all or none.
+
+    Returns:
+        What the JSON holds: counts by split, the recipe, checksums of what was read and written, problems.
+
+    Raises:
+        DataError: nothing to write, or no room.
+    """
+    rows = make_rows(raw, recipe, problems)
+    texts = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
+    if not raw.items.empty:
+        texts[f"{recipe.name}.item"] = _items(raw, rows, problems)
+    summary = {
+        "recipe": asdict(recipe),
+        "version": VERSION,
+        "history_items": HISTORY_ITEMS,
+        "users": len(np.unique(rows.user)),
+        "items": len(np.unique(rows.item)),
+        "splits": {split: _counts(rows, code) for code, split in enumerate(SPLITS)},
+        "raw_rows": len(raw.user),
+        "raw_files": {path.name: _sha256(path) for path in raw.files},
+        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+        "problems": problems.as_json(),
+    }
+    texts[f"{recipe.name}.prepared.json"] = json_text(summary)
+    try:
+        replace_files(out, texts)
+    except OSError as error:
+        raise DataError(f"cannot write {out} ({error.strerror}); nothing was changed there") from None
+    problems.report()
+    return summary
+
+
+def _inter(raw: Raw, rows: Rows, code: int) -> str:
+    tokens = raw.item_tokens
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float\tlabel:float\titem_id_list:token_seq"]
+    for row in np.flatnonzero(rows.split == code).tolist():
+        start = max(rows.history_start[row], rows.history_end[row] - HISTORY_ITEMS)
+        history = " ".join([tokens[item] for item in rows.liked[start : rows.history_end[row]].tolist()])
+        lines.append(
+            f"{raw.user_tokens[rows.user[row]]}\t{tokens[rows.item[row]]}\t{rows.rating[row]:g}\t{rows.time[row]}\t"
+            f"{rows.label[row]:g}\t{history or NO_HISTORY}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _items(raw: Raw, rows: Rows, problems: Problems) -> str:
+    """Every item of the rows, in order of first appearance: RecBole drops rows of an item that it finds no line for."""
+    tokens = [raw.item_tokens[code] for code in np.unique(rows.item)]
+    known = raw.items.reindex(tokens)
+    untitled = known["title"].isna() | (known["title"] == "")
+    if untitled.any():
+        first = tokens[int(np.argmax(untitled))]
+        problems.add(raw.files[-1], "item without a title (kept)", 0, first, int(untitled.sum()))
+    header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in raw.items.columns)]
+    cells = known.fillna("").itertuples(index=True, name=None)
+    return "\n".join(["\t".join(header), *("\t".join(map(one_line, row)) for row in cells)]) + "\n"
+
+
+def _counts(rows: Rows, code: int) -> dict[str, Any]:
+    here = rows.split == code
+    user, label = rows.user[here], rows.label[here]
+    likes, count = np.bincount(user, label), np.bincount(user)
+    counts = {
+        "rows": int(here.sum()),
+        "users": len(np.unique(user)),
+        "items": len(np.unique(rows.item[here])),
+        "liked": round(float(label.mean()), 4),
+        "uauc_users": int(((likes > 0) & (likes < count)).sum()),
+    }
+    for least, name in ((1, "warm"), (3, "warm_at_least_3")):
+        warm = warm_rows(rows.user, rows.item, rows.split == SPLITS.index("train"), least)
+        counts[name] = int((warm & here).sum())
+    return counts
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def counts_line(summary: dict[str, Any], splits: Sequence[str] = SPLITS) -> str:
+    """One line for the screen."""
+    parts = [summary["splits"][split] for split in splits]
+    rows = " / ".join(f"{part['rows']:,}" for part in parts)
+    return f"{rows} rows (train / valid / test), {summary['users']:,} users, {summary['items']:,} items"
