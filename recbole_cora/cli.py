@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ usage: recbole-cora COMMAND [--key=value ...]
 
 commands:
   run      train a model on a dataset, score it, and write a run folder
+  prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset, split once and for all
 
 examples:
   recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: MF encoder; tiny LLM without a GPU
@@ -21,6 +23,7 @@ examples:
   recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
   recbole-cora run --model=DeepFM --dataset=ml-100k                  # any model of RecBole, on the same rows
   recbole-cora run --config_files=mine.yaml --learning_rate=3e-4     # as in RecBole: files < --key=value
+  recbole-cora prepare csv --ratings=ratings.csv --items=movies.csv  # then: run --dataset=ratings
 
 Every key and its default is explained in properties/: overall.yaml, model/<model>.yaml, dataset/<dataset>.yaml.
 In a checkout, `python run_recbole_cora.py ...` is `recbole-cora run ...`.
@@ -38,14 +41,22 @@ def run_command(arguments: list[str]) -> None:
     print(f"\n{summary(result)}\n{result['folder']}/result.json")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command}
+def prepare_command(arguments: list[str]) -> None:
+    """`prepare`: see `recbole_cora.prepare.command`."""
+    from recbole_cora.prepare.command import prepare_command as command
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    command(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command, "prepare": prepare_command}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns 0; 2 after an error that the user can mend, told in one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["--help"]
-    if command in ("--help", "-h", "help") or "--help" in rest or "-h" in rest:
+    if command in ("--help", "-h", "help") or (command == "run" and {"--help", "-h"} & set(rest)):
         print(_HELP, end="")
         return 0
     try:

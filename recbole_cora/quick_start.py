@@ -16,6 +16,7 @@ from recbole.utils import init_logger
 from recbole_cora import metrics, parts, repairs, report
 from recbole_cora.errors import SettingError
 from recbole_cora.files import content_key, write_json
+from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import LLM_MODELS, model_class
@@ -58,6 +59,7 @@ def run(
     seconds: dict[str, float] = {}
     started = lap = perf_counter()
 
+    prepare_by_itself(str(dataset), Path(config["data_path"]), config["show_progress"])
     ratings = load_ratings(Path(config["data_path"]), str(dataset), config.final_config_dict)
     _log_rows(ratings)
     seconds["data"], lap = perf_counter() - lap, perf_counter()
@@ -100,7 +102,9 @@ def run(
     seconds["train"], lap = perf_counter() - lap, perf_counter()
 
     for split in ("valid", "test"):
-        result[split] = stage.metrics(split, stage.score(split))
+        scores = stage.score(split)
+        result[split] = stage.metrics(split, scores)
+    result |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()
     if encoder_stage is not None:
         text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
@@ -126,6 +130,17 @@ def run(
     }
     write_json(folder / "result.json", result)
     return {**result, "folder": str(folder)}
+
+
+def _warm_and_cold(stage: Stage, scores: Any) -> dict[str, Any]:
+    """The test rows by whether their user and item are known from train, by both definitions in use."""
+    ratings, test = stage.ratings, stage.ratings.rows("test")
+    found: dict[str, Any] = {}
+    for least, suffix in ((1, ""), (3, "_at_least_3")):
+        warm = ratings.warm(least)[test]
+        for name, rows in (("test_warm", warm), ("test_cold", ~warm)):
+            found[name + suffix] = stage.metrics("test", scores, rows) | {"rows": int(rows.sum())}
+    return found
 
 
 def _start_logging(config: CoraConfig) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
-from recbole_cora.protocol import SPLITS, Array, histories, order_of_rows, split_each_user
+from recbole_cora.protocol import SPLITS, Array, histories, order_of_rows, split_each_user, warm_rows
 
 #: Columns that hold an item's title, tried in this order where `title_field` is not set.
 _TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")
@@ -60,6 +60,10 @@ class Ratings:
     def rows(self, split: str) -> Array:
         """Indices of the rows of a split, in order."""
         return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def warm(self, least: int) -> Array:
+        """Rows [R] whose user and item both have at least `least` train rows."""
+        return warm_rows(self.user, self.item, self.split == SPLITS.index("train"), least)
 
     def key(self) -> str:
         """Changes whenever a row, a label, a split, a history or a vocabulary changes; titles do not count."""

@@ -8,12 +8,13 @@ import inspect
 from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_cora.errors import SettingError, nearest
+from recbole_cora.models.averages import Averages
 from recbole_cora.models.cora import CoRA
 from recbole_cora.models.lgcn import LGCN
 from recbole_cora.models.mf import MF
 from recbole_cora.models.sas import SAS
 
-OURS: dict[str, type] = {cls.__name__: cls for cls in (CoRA, MF, LGCN, SAS)}
+OURS: dict[str, type] = {cls.__name__: cls for cls in (CoRA, MF, LGCN, SAS, Averages)}
 #: Models that read prompts by a frozen LLM, with a frozen CF encoder beside it.
 LLM_MODELS = ("CoRA",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,16 +103,22 @@ class Stage:
                 bar.update(len(scores[-1]))
         return torch.cat(scores).numpy()
 
-    def metrics(self, split: str, scores: np.ndarray, *, logits: bool | None = None) -> dict[str, float]:
-        """AUC, UAUC and LogLoss of scores [N] of a split's rows, as RecBole's evaluator gives them while training."""
+    def metrics(
+        self, split: str, scores: np.ndarray, only: np.ndarray | None = None, *, logits: bool | None = None
+    ) -> dict[str, float | None]:
+        """AUC, UAUC and LogLoss of scores [N] of a split's rows, as RecBole's evaluator gives them while training.
+
+        Args:
+            only: of these rows [N] alone; a metric that they do not determine is None.
+        """
         rows = self.ratings.rows(split)
+        if only is not None:
+            rows, scores = rows[only], scores[only]
         label, user = self.ratings.label[rows], self.ratings.user[rows]
         logits = self.config["scores_are_logits"] if logits is None else logits
-        return {
-            "auc": auc(scores, label),
-            "uauc": uauc(user, scores, label)[0],
-            "logloss": logloss(scores, label, logits=logits),
-        }
+        found = {"auc": auc(scores, label), "uauc": uauc(user, scores, label)[0]}
+        found["logloss"] = logloss(scores, label, logits=logits) if len(rows) else math.nan
+        return {metric: None if math.isnan(value) else value for metric, value in found.items()}
 
     def train_rows(self) -> Iterator[Any]:
         """The train rows' interactions in order, in batches."""

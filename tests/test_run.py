@@ -19,7 +19,9 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", ["MF", "LGCN", "SAS", "BPR", "FM", "LightGCN", "SASRec", "DeepFM"])
+@pytest.mark.parametrize(
+    "model", ["MF", "LGCN", "SAS", "BPR", "FM", "LightGCN", "SASRec", "DeepFM", "Pop", "ItemKNN", "Averages"]
+)
 def test_every_model_is_scored_on_the_same_rows(toy: Path, model: str) -> None:
     """Whatever a model is trained on, its rows and its UAUC users are the dataset's."""
     result = recbole_cora.run(model=model, dataset="toy", options=SMALL)

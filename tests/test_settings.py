@@ -82,7 +82,12 @@ def test_visible_devices_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -
 
 def test_models_that_read_labels_are_told_from_those_that_do_not() -> None:
     """RecBole has no flag for it."""
-    known = {**recbole_models(), "MF": model_class("MF"), "CoRA": model_class("CoRA")}
-    aware = {n for n in ("MF", "CoRA", "FM", "DeepFM", "NeuMF", "DIN") if is_label_aware(known[n])}
+    known = {
+        **recbole_models(),
+        "Averages": model_class("Averages"),
+        "MF": model_class("MF"),
+        "CoRA": model_class("CoRA"),
+    }
+    aware = {n for n in ("MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN") if is_label_aware(known[n])}
     unaware = {n for n in ("BPR", "LightGCN", "SASRec", "GRU4Rec", "ItemKNN", "Pop") if is_label_aware(known[n])}
-    assert aware == {"MF", "CoRA", "FM", "DeepFM", "NeuMF", "DIN"} and not unaware
+    assert aware == {"MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN"} and not unaware

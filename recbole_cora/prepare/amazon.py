@@ -7,22 +7,21 @@ of the wanted year; metadata is parsed only of items that are rated in it.
 from __future__ import annotations
 
 import ast
-import gzip
 import html
 import json
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from recbole_cora.errors import DataError
+from recbole_cora.prepare.lines import lines_of
 from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import Raw, RatingColumns, in_chunks, one_line
+from recbole_cora.prepare.raw import RatingColumns, Raw, in_chunks, one_line
 
 _TIME = re.compile(rb"""["']unixReviewTime["']\s*:\s*(-?\d+)""")
 _ASIN = re.compile(rb"""["']asin["']\s*:\s*["']([^"']*)["']""")
@@ -49,7 +48,9 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
 def _reviews(
     path: Path, first: float, last: float, problems: Problems, show_progress: bool
 ) -> Iterator[tuple[int, str, str, Any, Any]]:
-    for number, line in _lines(path, show_progress):
+    for number, line in enumerate(lines_of(path, show_progress), start=1):
+        if not line:
+            continue
         stated = _TIME.search(line)  # most lines are of other years: a search is several times cheaper than a parse
         if stated and not first <= int(stated[1]) < last:
             continue
@@ -69,11 +70,13 @@ def _reviews(
 
 def _metadata(path: Path, wanted: set[str], problems: Problems, show_progress: bool) -> pd.DataFrame:
     found: dict[str, tuple[str, str, str, str]] = {}
-    for number, line in _lines(path, show_progress):
+    for number, line in enumerate(lines_of(path, show_progress), start=1):
         asin = _ASIN.search(line)
         if asin and asin[1].decode("utf-8", "replace") not in wanted:
             continue
         item = _parsed(line)
+        if not line:
+            continue
         if not isinstance(item, dict) or "asin" not in item:
             problems.add(path, "line that is no item", number, line[:80].decode("utf-8", "replace"))
             continue
@@ -112,22 +115,3 @@ def _parsed(line: bytes) -> Any:
             return ast.literal_eval(line.decode("utf-8"))
         except (ValueError, SyntaxError, MemoryError, RecursionError, UnicodeDecodeError):
             return None
-
-
-def _lines(path: Path, show_progress: bool) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not empty, with their numbers; the bar counts bytes of the file as it lies on disk."""
-    try:
-        with path.open("rb") as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-            stream: BinaryIO = gzip.open(file) if packed else file  # type: ignore[assignment]
-            options = {"desc": path.name, "unit": "B", "unit_scale": True, "disable": not show_progress}
-            with tqdm(total=path.stat().st_size, **options) as bar:
-                for number, line in enumerate(stream, start=1):
-                    if number % 10_000 == 0:
-                        bar.update(file.tell() - bar.n)
-                    if line.strip():
-                        yield number, line
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); download it again") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror}); give the path of the dump") from None

@@ -28,7 +28,7 @@ class Raw:
 
     Attributes:
         user, item: codes [R] by first appearance in the whole file, into `user_tokens`, `item_tokens`.
-        rating: [R]; time: Unix seconds [R].
+        rating: [R]; time: Unix seconds [R]; line: where it stands in the file [R].
         items: text columns by item token (the index): `title`, and more.
         item_types: RecBole's type of each of these columns.
         files: what was read.
@@ -38,6 +38,7 @@ class Raw:
     item: Array
     rating: Array
     time: Array
+    line: Array
     user_tokens: list[str]
     item_tokens: list[str]
     items: pd.DataFrame
@@ -57,7 +58,7 @@ class RatingColumns:
         self._file, self._problems = file, problems
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
-        self._chunks: list[tuple[Array, Array, Array, Array]] = []
+        self._chunks: list[tuple[Array, ...]] = []
         self.lines = 0
 
     def add(self, lines: Array, user: Sequence[str], item: Sequence[str], rating: Any, time: Any) -> None:
@@ -82,22 +83,21 @@ class RatingColumns:
         keep = np.flatnonzero(good)
         self._chunks.append(
             (_codes(user, keep, self._users), _codes(item, keep, self._items), ratings[keep].astype(np.float32),
-             seconds[keep].astype(np.int64))
+             seconds[keep].astype(np.int64), lines[keep])
         )  # fmt: skip
 
     def finish(self, items: pd.DataFrame, item_types: dict[str, str], files: list[Path]) -> Raw:
         """All rows. Raises DataError where the file has none, or more bad rows than good ones."""
-        user, item, rating, time = (np.concatenate(column) for column in zip(*self._chunks, strict=True)) if (
-            self._chunks
-        ) else (np.empty(0),) * 4
-        dropped = self._problems.dropped(self._file)
-        if dropped > len(user) or not len(user):
-            kinds = self._problems.found.get(self._file.name, {})
+        rows = sum(len(chunk[0]) for chunk in self._chunks)
+        kinds = self._problems.found.get(self._file.name, {})
+        if rows == 0 or self._problems.dropped(self._file) > rows:
             what = "; ".join(f"{p.count:,} x {kind}, first at line {p.line}" for kind, p in kinds.items())
             raise DataError(
-                f"{self._file} has {len(user):,} usable rows{f' ({what})' if what else ''}: is it empty, or another file?"
+                f"{self._file} has {rows:,} usable rows{f' ({what})' if what else ''}: is it empty, or another file?"
             )
-        return Raw(user, item, rating, time, list(self._users), list(self._items), items, item_types, files)
+        user, item, rating, time, line = (np.concatenate(column) for column in zip(*self._chunks, strict=True))
+        users, tokens = list(self._users), list(self._items)
+        return Raw(user, item, rating, time, line, users, tokens, items, item_types, files)
 
 
 def in_chunks(rows: Iterator[T], size: int = _CHUNK) -> Iterator[list[T]]:

@@ -45,9 +45,9 @@ class Recipe:
     Attributes:
         name: of the dataset.
         like: label 1 where the rating is at least this.
-        boundaries: four UTC dates; train, valid and test are the half-open windows between them. Or:
+        boundaries: UTC dates; with four, train, valid and test are the half-open windows between them; with three, the
+            last window, sorted by time, is halved into valid and test. Or:
         shares: of train, valid and test, in time; `per_user` cuts each user's rows, else all rows at two moments.
-        halve_last: the last window, in time, is halved into valid and test (three dates in `boundaries`).
         more_than: users and items with more rows than this are kept, counted once, before anything is dropped.
         drop_repeats: of rows with the same user, item and timestamp only the first is kept.
     """
@@ -57,9 +57,19 @@ class Recipe:
     boundaries: tuple[str, ...] | None = None
     shares: tuple[float, float, float] | None = None
     per_user: bool = True
-    halve_last: bool = False
     more_than: int = 0
     drop_repeats: bool = True
+
+    def split(self, user: Array, time: Array) -> Array:
+        """Split codes of rows in order; NO_SPLIT outside the windows."""
+        if not self.boundaries:
+            shares = self.shares or (0.8, 0.1, 0.1)
+            return split_each_user(user, shares) if self.per_user else split_all_in_time(time, shares)
+        split = split_in_windows(time, (*self.boundaries, self.boundaries[-1])[:4])
+        if len(self.boundaries) == 3:
+            last = np.flatnonzero(split == 1)
+            split[last] = 1 + split_all_in_time(time[last], (0.5, 0.5, 0))
+        return split
 
 
 @dataclass(frozen=True)
@@ -81,35 +91,22 @@ def make_rows(raw: Raw, recipe: Recipe, problems: Problems) -> Rows:
     """Apply the recipe. Raises DataError where a split would be empty."""
     kept = np.arange(len(raw.user))
     if recipe.boundaries:
-        last = recipe.boundaries[-1]
-        bounds = (*recipe.boundaries[:2], last, last) if recipe.halve_last else recipe.boundaries
-        kept = np.flatnonzero(split_in_windows(raw.time, bounds) != NO_SPLIT)
-    if recipe.more_than:
+        kept = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
+    if recipe.more_than and len(kept):
         often = [np.bincount(column[kept]) > recipe.more_than for column in (raw.user, raw.item)]
         kept = kept[often[0][raw.user[kept]] & often[1][raw.item[kept]]]
     kept = kept[order_of_rows(raw.user[kept], raw.time[kept], raw.item[kept])]
-    user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
-
-    repeat = np.zeros(len(kept), dtype=bool)
-    repeat[1:] = (np.diff(user) == 0) & (np.diff(item) == 0) & (np.diff(time) == 0)
+    same = [np.diff(column[kept], prepend=-1) == 0 for column in (raw.user, raw.item, raw.time)]
+    repeat = np.logical_and.reduce(same)
     if repeat.any():
-        at = kept[repeat].min()
-        what = f"{raw.user_tokens[raw.user[at]]}, {raw.item_tokens[raw.item[at]]}"
-        kind = "same user, item and timestamp again, the first is taken" if recipe.drop_repeats else "... (kept)"
-        kind = kind.replace("...", "same user, item and timestamp again")
-        problems.add(raw.files[0], kind, int(at) + 1, what, int(repeat.sum()))
-        if recipe.drop_repeats:
-            kept, user, item, time = kept[~repeat], user[~repeat], item[~repeat], time[~repeat]
-
-    if recipe.boundaries and recipe.halve_last:
-        split = split_in_windows(time, (*recipe.boundaries[:2], recipe.boundaries[-1], recipe.boundaries[-1]))
-        later = np.flatnonzero(split == 1)
-        split[later] = 1 + split_all_in_time(time[later], (0.5, 0.5, 0))
-    elif recipe.boundaries:
-        split = split_in_windows(time, recipe.boundaries)
-    else:
-        shares = recipe.shares or (0.8, 0.1, 0.1)
-        split = split_each_user(user, shares) if recipe.per_user else split_all_in_time(time, shares)
+        first = kept[repeat].min()
+        kind = "same user, item and timestamp again" + ("" if recipe.drop_repeats else " (kept)")
+        what = f"user {raw.user_tokens[raw.user[first]]}, item {raw.item_tokens[raw.item[first]]}"
+        problems.add(raw.files[0], kind, int(raw.line[first]), what, int(repeat.sum()))
+    if recipe.drop_repeats:
+        kept = kept[~repeat]
+    user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
+    split = recipe.split(user, time)
     for code, name in enumerate(SPLITS):
         if not (split == code).any():
             raise DataError(
@@ -173,8 +170,15 @@ def _items(raw: Raw, rows: Rows, problems: Problems) -> str:
     known = raw.items.reindex(tokens)
     untitled = known["title"].isna() | (known["title"] == "")
     if untitled.any():
-        first = tokens[int(np.argmax(untitled))]
-        problems.add(raw.files[-1], "item without a title (kept)", 0, first, int(untitled.sum()))
+        first = int(np.unique(rows.item)[int(np.argmax(untitled))])
+        line = int(raw.line[np.argmax(raw.item == first)])
+        problems.add(
+            raw.files[0],
+            "rated items without a title (kept)",
+            line,
+            tokens[int(np.argmax(untitled))],
+            int(untitled.sum()),
+        )
     header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in raw.items.columns)]
     cells = known.fillna("").itertuples(index=True, name=None)
     return "\n".join(["\t".join(header), *("\t".join(map(one_line, row)) for row in cells)]) + "\n"

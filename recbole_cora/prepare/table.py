@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from recbole_cora.errors import DataError, nearest
+from recbole_cora.prepare.lines import lines_of
 from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import Raw, RatingColumns, in_chunks, one_line
+from recbole_cora.prepare.raw import RatingColumns, Raw, in_chunks, one_line
 
 #: Names that a column is looked for under, where none is given; compared in lower case.
 GUESSES = {
@@ -45,31 +44,41 @@ def read(
     """
     columns = columns or {}
     known = RatingColumns(ratings, problems)
-    with _Table(ratings, separator, problems, show_progress) as table:
-        places = [table.column(what, columns.get(what)) for what in ("user", "item", "rating", "time")]
-        for chunk in in_chunks(table.rows()):
-            user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
-            known.add(np.array([line for line, _ in chunk]), user, item, rating, time)
+    table = _Table(ratings, separator, problems, show_progress)
+    places = [table.column(what, columns.get(what)) for what in ("user", "item", "rating", "time")]
+    for chunk in in_chunks(table.rows()):
+        user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
+        spaced = [place for place, token in enumerate(item) if _token(token) != token]
+        if spaced:
+            line, kind = chunk[spaced[0]][0], "item id with spaces, written with _ (kept)"
+            problems.add(ratings, kind, line, item[spaced[0]], len(spaced))
+        known.add(np.array([n for n, _ in chunk]), [one_line(u) for u in user], [*map(_token, item)], rating, time)
     if items is None:
         return known.finish(pd.DataFrame(columns=["title"]), {"title": "token_seq"}, [ratings])
     frame = _items(items, separator, problems, columns)
-    return known.finish(frame, {c: "token_seq" for c in frame.columns}, [ratings, items])
+    return known.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
 
 
 def _items(path: Path, separator: str | None, problems: Problems, columns: dict[str, str | None]) -> pd.DataFrame:
     found: dict[str, list[str]] = {}
-    with _Table(path, separator, problems, show_progress=False) as table:
-        item, title = table.column("item", columns.get("item")), table.column("title", columns.get("title"))
-        others = [place for place in range(len(table.header)) if place not in (item, title)]
-        for line, row in table.rows():
-            if "\t" in row[title] or "\n" in row[title] or "\r" in row[title]:
-                problems.add(path, "title with tabs or newlines, made plain (kept)", line, row[title])
-            if row[item] in found:
-                problems.add(path, "item named twice, the first is taken (kept)", line, row[item])
-            else:
-                found[row[item]] = [one_line(row[place]) for place in (title, *others)]
-        names = ["title", *(_field(table.header[place]) for place in others)]
+    table = _Table(path, separator, problems, show_progress=False)
+    item, title = table.column("item", columns.get("item")), table.column("title", columns.get("title"))
+    others = [place for place in range(len(table.header)) if place not in (item, title)]
+    for line, row in table.rows():
+        if set("\t\n\r") & set(row[title]):
+            problems.add(path, "title with tabs or newlines, made plain (kept)", line, row[title])
+        token = _token(row[item])
+        if token in found:
+            problems.add(path, "item named twice, the first is taken (kept)", line, token)
+        else:
+            found[token] = [one_line(row[place]) for place in (title, *others)]
+    names = ["title", *(_field(table.header[place]) for place in others)]
     return pd.DataFrame.from_dict(found, orient="index", columns=names)
+
+
+def _token(text: str) -> str:
+    """An item id as one word: in `item_id_list` a space separates ids."""
+    return "_".join(text.split())
 
 
 def _field(name: str) -> str:
@@ -82,32 +91,17 @@ class _Table:
 
     def __init__(self, path: Path, separator: str | None, problems: Problems, show_progress: bool) -> None:
         self._path, self._problems = path, problems
-        try:
-            self._size = path.stat().st_size
-            self._bytes = path.open("rb")
-            packed = self._bytes.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-        except OSError as error:
-            raise DataError(f"cannot read {path} ({error.strerror}); give the path of a CSV file") from None
-        stream = gzip.open(self._bytes) if packed else self._bytes
         # A byte that is not UTF-8 becomes a lone surrogate here, and is looked for row by row.
-        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")  # type: ignore[arg-type]
-        self._bar = tqdm(total=self._size, desc=path.name, unit="B", unit_scale=True, disable=not show_progress)
-        first = self._text.readline()
+        texts = (line.decode("utf-8", "surrogateescape") + "\n" for line in lines_of(path, show_progress))
+        first = next(texts, "").removeprefix("\ufeff")
         if separator is None:
             tabs = path.suffix in (".tsv", ".dat", ".inter", ".item") or "\t" in first
             separator = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
         self._separator = separator
-        self.header = next(csv.reader([first], delimiter=separator), [])
+        self._reader = csv.reader(chain([first], texts), delimiter=separator)
+        self.header = next(self._reader, [])
         if not self.header:
             raise DataError(f"{path} is empty; expected a header line and rows")
-
-    def __enter__(self) -> _Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        self._text.close()
-        self._bytes.close()
 
     def column(self, what: str, name: str | None) -> int:
         """The place of a column, by its name or by guess."""
@@ -120,31 +114,25 @@ class _Table:
         plain = [cell.split(":")[0].strip().lower() for cell in self.header]
         place = next((plain.index(guess) for guess in GUESSES[what] if guess in plain), None)
         if place is None:
-            raise DataError(
-                f"{self._path} has the columns {', '.join(self.header)}; which is the {what}? say it with --{what}-column="
-            )
+            columns = ", ".join(self.header)
+            raise DataError(f"{self._path} has the columns {columns}; name the {what}'s with --{what}-column=")
         return place
 
-    def rows(self) -> Iterator[tuple[int, Sequence[str]]]:
-        """Rows with as many cells as the header, decoded whole."""
-        reader = csv.reader(self._text, delimiter=self._separator)
-        width, done = len(self.header), 0
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Rows with as many cells as the header, decoded whole, with the line where they end."""
+        width = len(self.header)
         while True:
             try:
-                row = next(reader, None)
+                row = next(self._reader, None)
             except csv.Error as error:
-                self._problems.add(self._path, f"not readable as CSV ({error})", reader.line_num + 1)
+                self._problems.add(self._path, f"not readable as CSV ({error})", self._reader.line_num)
                 continue
             if row is None:
                 return
-            line = reader.line_num + 1  # the header was read before
-            if line % 10_000 == 0:
-                self._bar.update(self._bytes.tell() - done)
-                done = self._bytes.tell()
-            if len(row) != width:
-                if row:
-                    self._problems.add(self._path, f"{len(row)} cells instead of {width}", line, self._separator.join(row))
-            elif any("\udc80" <= character <= "\udcff" for cell in row for character in cell):
-                self._problems.add(self._path, "bytes that are not UTF-8", line, repr(self._separator.join(row)))
-            else:
+            line, text = self._reader.line_num, self._separator.join(row)
+            if row and len(row) != width:
+                self._problems.add(self._path, f"{len(row)} cells instead of {width}", line, text)
+            elif any("\udc80" <= character <= "\udcff" for character in text):
+                self._problems.add(self._path, "bytes that are not UTF-8", line, ascii(text))
+            elif row:
                 yield line, row

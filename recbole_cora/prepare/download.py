@@ -1,0 +1,68 @@
+"""Download one file: it goes on where it stopped, is checked, and appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recbole_cora.errors import DataError
+
+_BLOCK = 1 << 18
+_TIMEOUT_S = 30
+
+
+def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool = True) -> Path:
+    """Fetch `url` into `target`; an existing `target` is kept, a partial one continued.
+
+    Args:
+        md5: hex digest that the server's owner publishes.
+        remedy: what to do by hand, for the error.
+
+    Raises:
+        DataError: no connection, or the content is another (it is then removed).
+    """
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _fetch(url, part, show_progress)
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(f"cannot download {url} ({reason}); {remedy}") from None
+    found = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != md5:
+        part.unlink()
+        raise DataError(f"{url} gave another file than expected (md5 {found}, not {md5}); try again, or {remedy}")
+    part.replace(target)
+    return target
+
+
+def _fetch(url: str, part: Path, show_progress: bool) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing after what is there: it is whole
+            return
+        raise
+    with response:
+        if response.status != 206:  # the server sends from the beginning
+            have = 0
+        rest = response.headers.get("Content-Length")
+        total = have + int(rest) if rest else None
+        options = {"desc": part.name.strip(".").removesuffix(".part"), "unit": "B", "unit_scale": True}
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, disable=not show_progress, **options) as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+        if total is not None and part.stat().st_size < total:
+            raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes; run it again")
