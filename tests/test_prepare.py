@@ -1,0 +1,371 @@
+"""Laws of prepared datasets: the paper's recipe on small raw files, and what is wrong with raw rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_cora import repairs
+from recbole_cora.cli import main
+from recbole_cora.errors import DataError
+from recbole_cora.files import finish_replacing, replace_files
+from recbole_cora.prepare.recipe import NO_HISTORY
+from recbole_cora.protocol import NO_SPLIT, split_all_in_time, split_in_windows, warm_rows
+
+DAY = 86_400
+JUNE_2001 = 991_353_600  # 2001-06-01T00:00:00Z
+APRIL_2002 = 1_017_619_200
+SEPTEMBER_2002 = 1_030_838_400
+FEBRUARY_2003 = 1_044_057_600
+
+
+def write_ml_1m(folder: Path, ratings: list[str] | None = None, movies: list[str] | None = None) -> Path:
+    """Raw files in MovieLens-1M's format, a few rows in each window."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if ratings is None:
+        starts = (JUNE_2001 - 2 * DAY, JUNE_2001, APRIL_2002, SEPTEMBER_2002, FEBRUARY_2003)
+        ratings = [
+            f"{user}::{(user * 3 + place * 5 + n) % 9 + 1}::{5 - (user + place + n) % 3}::{start + n // 2}"
+            for user in range(1, 6)
+            for place, start in enumerate(starts)
+            for n in range(6)
+        ]
+    movies = movies or [f"{n}::Séance {n}: A :: B (19{90 + n})::Drama|Children's" for n in range(1, 10)]
+    (folder / "ratings.dat").write_bytes("\n".join(ratings).encode("latin-1") + b"\n")
+    (folder / "movies.dat").write_bytes("\n".join(movies).encode("latin-1") + b"\n")
+    return folder
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+
+
+def rows_of(folder: Path, name: str = "ml-1m") -> pd.DataFrame:
+    return pd.concat([read(folder / f"{name}.{s}.inter").assign(split=s) for s in ("train", "valid", "test")])
+
+
+def prepare(*arguments: str) -> Path:
+    assert main(["prepare", *arguments, "--quiet"]) == 0
+    return Path(next(a.split("=")[1] for a in arguments if a.startswith("--out=")))
+
+
+# -- the recipe ---------------------------------------------------------------------------------------------------
+
+
+def test_windows_are_half_open_in_utc() -> None:
+    """The first second of a window is in it, the first second after it is not."""
+    bounds = ("2001-06-01", "2002-04-01", "2002-09-01", "2003-02-01")
+    times = np.array([JUNE_2001 - 1, JUNE_2001, APRIL_2002 - 1, APRIL_2002, SEPTEMBER_2002, FEBRUARY_2003 - 1])
+    assert split_in_windows(times, bounds).tolist() == [NO_SPLIT, 0, 0, 1, 2, 2]
+    assert split_in_windows(np.array([FEBRUARY_2003]), bounds).tolist() == [NO_SPLIT]
+
+
+def test_a_global_split_cuts_all_rows_at_two_moments() -> None:
+    time = np.array([5, 1, 9, 3, 7, 2, 8, 4, 6, 0])
+    split = split_all_in_time(time, (0.6, 0.2, 0.2))
+    assert [sorted(time[split == s].tolist()) for s in range(3)] == [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9]]
+
+
+def test_warm_rows_have_a_known_user_and_a_known_item() -> None:
+    user, item = np.array([0, 0, 1, 0, 1, 2]), np.array([0, 1, 0, 0, 1, 0])
+    train = np.array([True, True, True, False, False, False])
+    assert warm_rows(user, item, train, 1)[3:].tolist() == [True, True, False]
+    assert warm_rows(user, item, train, 2)[3:].tolist() == [True, False, False]
+
+
+def test_ml_1m_is_the_recipe_row_for_row(tmp_path: Path) -> None:
+    """Against a plain retelling of it: label, windows, the three-key order, every earlier liked row."""
+    raw = write_ml_1m(tmp_path / "raw")
+    out = prepare("ml-1m", f"--raw={raw}", f"--out={tmp_path / 'out'}")
+    first: dict[str, int] = {}
+    told = []
+    for line in (raw / "ratings.dat").read_text("latin-1").splitlines():
+        user, item, rating, time = line.split("::")
+        place = first.setdefault(item, len(first))
+        if JUNE_2001 <= int(time) < FEBRUARY_2003:
+            split = "train" if int(time) < APRIL_2002 else "valid" if int(time) < SEPTEMBER_2002 else "test"
+            told.append((int(user), int(time), place, item, rating, split))
+    told.sort(key=lambda row: row[:3])
+    expected, liked = [], {}
+    for user, time, _, item, rating, split in told:
+        history = liked.setdefault(user, [])
+        label = int(rating) >= 4
+        expected.append((split, str(user), item, rating, str(time), str(int(label)), list(history)))
+        if label:
+            history.append(item)
+    got = rows_of(out)
+    columns = ("split", "user_id:token", "item_id:token", "rating:float", "timestamp:float", "label:float")
+    lists = got["item_id_list:token_seq"].str.split()
+    assert sorted(expected, key=lambda row: ("train", "valid", "test").index(row[0])) == [
+        (*row, history)
+        for row, history in zip(got[list(columns)].itertuples(index=False, name=None), lists, strict=True)
+    ]
+
+
+def test_titles_keep_their_letters_and_colons(tmp_path: Path) -> None:
+    """latin-1 becomes UTF-8, `::` in a title stays, and every rated item has its line."""
+    out = prepare("ml-1m", f"--raw={write_ml_1m(tmp_path / 'raw')}", f"--out={tmp_path / 'out'}")
+    items = read(out / "ml-1m.item").set_index("item_id:token")
+    assert items.loc["3"].tolist() == ["Séance 3: A :: B (1993)", "1993", "Drama Children's"]
+    assert set(items.index) == set(rows_of(out)["item_id:token"])
+
+
+def test_a_zip_and_a_folder_give_the_same_bytes_twice(tmp_path: Path) -> None:
+    """And of the JSON everything but the name of what was read."""
+    raw = write_ml_1m(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
+        for file in raw.iterdir():
+            archive.write(file, f"ml-1m/{file.name}")
+    outs = [
+        prepare("ml-1m", f"--raw={source}", f"--out={tmp_path / name}")
+        for name, source in (("a", raw), ("b", raw), ("c", tmp_path / "ml-1m.zip"))
+    ]
+    one, again, zipped = ({f.name: f.read_bytes() for f in out.iterdir()} for out in outs)
+    assert one == again
+    assert {n: b for n, b in zipped.items() if "json" not in n} == {n: b for n, b in one.items() if "json" not in n}
+
+
+def test_the_json_counts_what_the_files_hold(tmp_path: Path) -> None:
+    out = prepare("ml-1m", f"--raw={write_ml_1m(tmp_path / 'raw')}", f"--out={tmp_path / 'out'}")
+    told, rows = json.loads((out / "ml-1m.prepared.json").read_text()), rows_of(out)
+    for split, counts in told["splits"].items():
+        here = rows[rows["split"] == split]
+        assert counts["rows"] == len(here) and counts["users"] == here["user_id:token"].nunique()
+        assert counts["liked"] == pytest.approx(here["label:float"].astype(float).mean(), abs=1e-4)
+    assert told["problems"] == {} and told["raw_rows"] == 150
+
+
+def _review(user: int, item: int, stars: float, day: str, **more: Any) -> str:
+    seconds = int(pd.Timestamp(day, tz="UTC").timestamp())
+    return json.dumps(
+        {"reviewerID": f"U{user}", "asin": f"B{item}", "overall": stars, "unixReviewTime": seconds, **more}
+    )
+
+
+def write_amazon(folder: Path) -> tuple[Path, Path]:
+    """A gzipped review dump, and metadata with JSON and Python-literal lines."""
+    folder.mkdir(exist_ok=True)
+    reviews = [_review(1, 1, 5, "2016-12-31"), _review(1, 1, 5, "2018-01-01"), "not json", '{"asin": "B1"}']
+    for user in range(5):
+        for item in range(4):
+            reviews.append(
+                _review(user, item, 4 + (user + item) % 2, f"2017-{1 + 2 * item:02}-05", reviewText="x" * 50)
+            )
+        reviews += [_review(user, 5, 5, f"2017-12-{1 + user:02}"), _review(user, 6, 3, f"2017-12-{20 + user:02}")]
+    reviews.append(_review(9, 1, 5, "2017-03-03"))  # a user with one rating
+    with gzip.open(folder / "reviews.json.gz", "wt") as file:
+        file.write("\n".join(reviews) + "\n")
+    metadata = [json.dumps({"asin": f"B{n}", "title": f"Dune &amp; {n}\tII", "brand": "Ace"}) for n in range(6)]
+    metadata.append("{'asin': 'B6', 'title': \"It's\", 'categories': [['Books', 'Sci']], 'price': 3.5}")
+    metadata.append("__import__('os').system('touch pwned')")
+    (folder / "meta.json").write_text("\n".join(metadata) + "\n")
+    return folder / "reviews.json.gz", folder / "meta.json"
+
+
+def test_amazon_book_is_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One year; users and items with more than so many ratings; December halved in time; five stars are liked."""
+    monkeypatch.chdir(tmp_path)
+    reviews, metadata = write_amazon(tmp_path / "raw")
+    out = prepare(
+        "amazon-book",
+        f"--raw-reviews={reviews}",
+        f"--raw-metadata={metadata}",
+        "--more-than=4",
+        f"--out={tmp_path / 'o'}",
+    )
+    rows = rows_of(out, "amazon-book")
+    assert set(rows["user_id:token"]) == {f"U{n}" for n in range(5)}
+    days = pd.to_datetime(rows["timestamp:float"].astype(int), unit="s")
+    assert (days[rows["split"] == "train"].dt.month < 12).all() and (
+        days[rows["split"] != "train"].dt.month == 12
+    ).all()
+    assert days[rows["split"] == "valid"].max() <= days[rows["split"] == "test"].min()
+    assert ((rows["label:float"] == "1") == (rows["rating:float"] == "5")).all()
+    titles = read(out / "amazon-book.item").set_index("item_id:token")["title:token_seq"]
+    assert titles["B0"] == "Dune & 0 II" and titles["B6"] == "It's"
+    found = json.loads((out / "amazon-book.prepared.json").read_text())["problems"]
+    assert found["reviews.json.gz"]["line that is no JSON object"]["first_line"] == 3
+    assert found["meta.json"]["line that is no item"]["count"] == 1 and not Path("pwned").exists()
+
+
+# -- one's own ratings --------------------------------------------------------------------------------------------
+
+
+def write_csv(folder: Path, rows: list[str] | None = None, items: list[str] | None = None) -> tuple[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    good = [f"u{user},i{n},{1 + (user + n) % 5},{1_600_000_000 + 100 * n}" for user in range(4) for n in range(20)]
+    titles = [f'i{n},"Title, ""{n}""",Drama' for n in range(20)]
+    (folder / "r.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *(rows or []), *good]) + "\n")
+    (folder / "m.csv").write_text("\n".join(["movieId,title,genres", *(items or []), *titles]) + "\n")
+    return folder / "r.csv", folder / "m.csv"
+
+
+def test_ones_own_ratings_are_prepared_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are found by their usual names; the dataset is then like any other."""
+    import recbole_cora
+
+    monkeypatch.chdir(tmp_path)
+    ratings, items = write_csv(tmp_path / "raw")
+    prepare("csv", f"--ratings={ratings}", f"--items={items}", "--name=mine", "--out=dataset/mine")
+    result = recbole_cora.run(model="Averages", dataset="mine", options={"show_progress": False})
+    assert result["rows"] == {"train": 64, "valid": 8, "test": 8}
+    assert result["test_warm"]["rows"] + result["test_cold"]["rows"] == 8
+    assert read(Path("dataset/mine/mine.item"))["title:token_seq"][0] == 'Title, "0"'
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("u1,i1,4", "3 cells instead of 4"),
+        ("u1,i1,good,1600000000", "rating is no number"),
+        ("u1,i1,nan,1600000000", "rating is no number"),
+        ("u1,i1,4,yesterday", "timestamp is no number and no date"),
+        ("u1,i1,4,1600000000000", "timestamp out of range"),
+        (",i1,4,1600000000", "no user or item"),
+        ("u0,i0,1,1600000000", "same user, item and timestamp again"),
+        ("u1,nowhere,4,1600000000", "rated items without a title (kept)"),
+        ("u1,i 1,4,1600000000", "item id with spaces"),
+    ],
+)
+def test_a_bad_row_is_counted_and_strict_makes_it_fatal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str, kind: str
+) -> None:
+    """By kind, with the line of the first; the other rows are all there."""
+    ratings, items = write_csv(tmp_path / "raw", rows=[row])
+    arguments = ["csv", f"--ratings={ratings}", f"--items={items}", f"--out={tmp_path / 'out'}"]
+    prepare(*arguments)
+    found = json.loads((tmp_path / "out/r.prepared.json").read_text())["problems"]["r.csv"]
+    name, problem = next((n, p) for n, p in found.items() if n.startswith(kind))
+    assert problem["count"] == 1 and problem["first_line"] in (2, 3)
+    assert len(rows_of(tmp_path / "out", "r")) == (81 if name.endswith("(kept)") else 80)
+    assert main(["prepare", *arguments, "--quiet", "--strict"]) == 2
+    assert "line" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bytes_and_titles_that_are_odd_are_counted(tmp_path: Path) -> None:
+    """Not UTF-8: left out. Tabs and newlines in a title: made spaces."""
+    ratings, items = write_csv(tmp_path / "raw", items=['i1,"a\tb\nc",X', "i1,again,X"])
+    ratings.write_bytes(ratings.read_bytes() + b"u\xff,i1,4,1600000000\n")
+    out = prepare("csv", f"--ratings={ratings}", f"--items={items}", f"--out={tmp_path / 'out'}")
+    found = json.loads((out / "r.prepared.json").read_text())["problems"]
+    assert found["r.csv"]["bytes that are not UTF-8"]["first_line"] == 82
+    assert found["m.csv"]["title with tabs or newlines, made plain (kept)"]["count"] == 1
+    assert read(out / "r.item").set_index("item_id:token").loc["i1", "title:token_seq"] == "a b c"
+
+
+def test_dates_and_gzip_and_windows_are_taken(tmp_path: Path) -> None:
+    rows = [f"u{u};b{n};{1 + n % 2};2020-0{1 + n % 9}-0{1 + u}T10:00:00" for u in range(3) for n in range(9)]
+    with gzip.open(tmp_path / "loans.csv.gz", "wt") as file:
+        file.write("user;book_id;stars;date\n" + "\n".join(rows) + "\n")
+    windows = "--windows=2020-01-01,2020-04-01,2020-06-01,2020-09-01"
+    out = prepare("csv", f"--ratings={tmp_path / 'loans.csv.gz'}", windows, "--like=2", f"--out={tmp_path / 'out'}")
+    rows_ = rows_of(out, "loans")
+    assert rows_["split"].value_counts().to_dict() == {"train": 9, "valid": 6, "test": 9}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ml-1m", "--raw=nowhere"], "cannot read"),
+        (["ml-1m", "--raw=raw"], "is it empty, or another file?"),
+        (["csv", "--ratings=empty.csv"], "is empty"),
+        (["csv", "--ratings=r/r.csv", "--user-column=usrId"], "did you mean 'userId'"),
+        (["csv", "--ratings=r/m.csv"], "name the user's with --user-column="),
+        (["csv", "--ratings=r/r.csv", "--shares=1,2"], "three shares"),
+        (["csv", "--ratings=r/r.csv", "--windows=2020-01-01,2019-01-01,2021-01-01,2022-01-01"], "four dates in order"),
+        (["csv", "--ratings=r/r.csv", "--windows=2001-01-01,2001-02-01,2001-03-01,2001-04-01"], "would be empty"),
+        (["nothing"], "invalid choice"),
+        (["amazon-book", "--raw-reviews=r/m.csv", "--raw-metadata=r/m.csv"], "is it empty, or another file?"),
+    ],
+)
+def test_what_cannot_be_prepared_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    """And nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "r")
+    write_ml_1m(tmp_path / "raw", ratings=["1,2,3,4"] * 5)
+    Path("empty.csv").touch()
+    assert main(["prepare", *arguments, "--quiet", "--out=out"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and says in errors[0]
+    assert not Path("out").exists()
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def test_several_files_are_replaced_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash before the commit leaves the old files; one after it, the new ones for whoever reads next."""
+    replace_files(tmp_path, {"a": "old", "b": "old"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            replace_files(tmp_path, {"a": "new", "b": "new"})
+    finish_replacing(tmp_path)
+    assert [(tmp_path / n).read_text() for n in "ab"] == ["old", "old"]
+
+    (tmp_path / ".committed").mkdir()
+    (tmp_path / ".committed/b").write_text("newer")
+    finish_replacing(tmp_path)
+    assert [(tmp_path / n).read_text() for n in "ab"] == ["old", "newer"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_plain_recbole_reads_the_files(tmp_path: Path) -> None:
+    """`benchmark_filename` with RecBole's own general and sequential models; rows without history included."""
+    repairs.apply_all()
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    prepare("ml-1m", f"--raw={write_ml_1m(tmp_path / 'raw')}", f"--out={tmp_path / 'ml-1m'}")
+    assert NO_HISTORY in (tmp_path / "ml-1m/ml-1m.train.inter").read_text("utf-8")
+    for model in ("BPR", "SASRec"):
+        config = Config(
+            model=model,
+            dataset="ml-1m",
+            config_dict={
+                "data_path": str(tmp_path), "benchmark_filename": ["train", "valid", "test"], "epochs": 1,
+                "alias_of_item_id": ["item_id_list"], "LABEL_FIELD": "label", "show_progress": False,
+                "load_col": {"inter": ["user_id", "item_id", "timestamp", "label", "item_id_list"]},
+                "metrics": ["AUC"], "valid_metric": "AUC", "use_gpu": False, "checkpoint_dir": str(tmp_path / "saved"),
+                "eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "user", "mode": "labeled"},
+                **({"train_neg_sample_args": None} if model == "SASRec" else {}),
+            },
+        )  # fmt: skip
+        init_seed(1, True)
+        dataset = create_dataset(config)
+        train, valid, _ = data_preparation(config, dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset))
+        assert 0 <= trainer.fit(train, valid, saved=False, verbose=False)[0] <= 1
+
+
+def test_a_run_on_ml_1m_prepares_it_from_the_raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they lie in dataset/ml-1m/, or as the archive there."""
+    import recbole_cora
+
+    monkeypatch.chdir(tmp_path)
+    write_ml_1m(tmp_path / "dataset/ml-1m")
+    result = recbole_cora.run(model="Averages", dataset="ml-1m", options={"show_progress": False})
+    assert result["rows"] == {"train": 30, "valid": 30, "test": 30}
+    assert result["test_warm_at_least_3"]["rows"] <= result["test_warm"]["rows"]
+
+
+def test_errors_of_a_reader_are_data_errors(tmp_path: Path) -> None:
+    """A damaged archive is said to be one."""
+    from recbole_cora.prepare.lines import lines_of
+
+    (tmp_path / "r.json.gz").write_bytes(gzip.compress(b"x\n" * 1000)[:-9])
+    with pytest.raises(DataError, match="damaged or cut short"):
+        list(lines_of(tmp_path / "r.json.gz", show_progress=False))
+    (tmp_path / "r.zip").write_bytes(b"PK nothing")
+    with pytest.raises(DataError, match="damaged or cut short"):
+        list(lines_of(tmp_path / "r.zip", show_progress=False, member="ratings.dat"))
