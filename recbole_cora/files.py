@@ -60,20 +60,15 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None], temporary: Pat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_files(folder: Path, texts: dict[str, str]) -> None:
+def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
     """Write several files of `folder` as one: after a crash at any moment the old ones are there, or the new ones.
 
-    All are written to a hidden folder; renaming that is the commit. What a crash leaves to be moved then is moved by
-    `finish_replacing`, which readers of such files call first.
+    `fill(hidden)` writes them all to a hidden folder; renaming that is the commit. What a crash then leaves to be
+    moved is moved by `finish_replacing`, which readers of such files call first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)  # of a run that was killed while writing
-
-    def fill(temporary: Path) -> None:
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
-
     make_folder_whole(folder / _COMMITTED, fill, folder / _UNFINISHED)
     finish_replacing(folder)
 

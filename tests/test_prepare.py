@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -304,11 +305,15 @@ def test_what_cannot_be_prepared_is_one_line(
 
 def test_several_files_are_replaced_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash before the commit leaves the old files; one after it, the new ones for whoever reads next."""
-    replace_files(tmp_path, {"a": "old", "b": "old"})
+
+    def write(text: str) -> Callable[[Path], None]:
+        return lambda folder: [(folder / name).write_text(text) for name in "ab"]  # type: ignore[return-value]
+
+    replace_files(tmp_path, write("old"))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
-            replace_files(tmp_path, {"a": "new", "b": "new"})
+            replace_files(tmp_path, write("new"))
     finish_replacing(tmp_path)
     assert [(tmp_path / n).read_text() for n in "ab"] == ["old", "old"]
 

@@ -17,7 +17,7 @@ from recbole_cora.protocol import Array
 
 #: Timestamps that can be meant: 1970 to 2100, in Unix seconds.
 _LAST_SECOND = 4_102_444_800
-_CHUNK = 200_000
+_CHUNK = 50_000
 
 T = TypeVar("T")
 

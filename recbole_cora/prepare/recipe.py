@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,12 @@ def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str
         What the JSON holds: counts by split, the recipe, checksums of what was read and written, problems.
 
     Raises:
-        DataError: nothing to write, or no room.
+        DataError: an empty split, or the files cannot be written.
     """
     rows = make_rows(raw, recipe, problems)
-    texts = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
+    files = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
     if not raw.items.empty:
-        texts[f"{recipe.name}.item"] = _items(raw, rows, problems)
+        files[f"{recipe.name}.item"] = _items(raw, rows, problems)
     summary = {
         "recipe": asdict(recipe),
         "version": VERSION,
@@ -139,32 +139,37 @@ def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str
         "splits": {split: _counts(rows, code) for code, split in enumerate(SPLITS)},
         "raw_rows": len(raw.user),
         "raw_files": {path.name: _sha256(path) for path in raw.files},
-        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
-        "problems": problems.as_json(),
     }
-    texts[f"{recipe.name}.prepared.json"] = json_text(summary)
+
+    def fill(folder: Path) -> None:
+        for name, lines in files.items():
+            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
+        summary["files"] = {name: _sha256(folder / name) for name in files}
+        summary["problems"] = problems.as_json()
+        (folder / f"{recipe.name}.prepared.json").write_text(json_text(summary), encoding="utf-8", newline="\n")
+
     try:
-        replace_files(out, texts)
+        replace_files(out, fill)
     except OSError as error:
         raise DataError(f"cannot write {out} ({error.strerror}); nothing was changed there") from None
     problems.report()
     return summary
 
 
-def _inter(raw: Raw, rows: Rows, code: int) -> str:
+def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
     tokens = raw.item_tokens
-    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float\tlabel:float\titem_id_list:token_seq"]
+    yield "user_id:token\titem_id:token\trating:float\ttimestamp:float\tlabel:float\titem_id_list:token_seq\n"
     for row in np.flatnonzero(rows.split == code).tolist():
         start = max(rows.history_start[row], rows.history_end[row] - HISTORY_ITEMS)
         history = " ".join([tokens[item] for item in rows.liked[start : rows.history_end[row]].tolist()])
-        lines.append(
+        yield (
             f"{raw.user_tokens[rows.user[row]]}\t{tokens[rows.item[row]]}\t{rows.rating[row]:g}\t{rows.time[row]}\t"
-            f"{rows.label[row]:g}\t{history or NO_HISTORY}"
+            f"{rows.label[row]:g}\t{history or NO_HISTORY}\n"
         )
-    return "\n".join(lines) + "\n"
 
 
-def _items(raw: Raw, rows: Rows, problems: Problems) -> str:
+def _items(raw: Raw, rows: Rows, problems: Problems) -> Iterator[str]:
     """Every item of the rows, in order of first appearance: RecBole drops rows of an item that it finds no line for."""
     tokens = [raw.item_tokens[code] for code in np.unique(rows.item)]
     known = raw.items.reindex(tokens)
@@ -179,9 +184,9 @@ def _items(raw: Raw, rows: Rows, problems: Problems) -> str:
             tokens[int(np.argmax(untitled))],
             int(untitled.sum()),
         )
-    header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in raw.items.columns)]
-    cells = known.fillna("").itertuples(index=True, name=None)
-    return "\n".join(["\t".join(header), *("\t".join(map(one_line, row)) for row in cells)]) + "\n"
+    yield "\t".join(["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in raw.items.columns)]) + "\n"
+    for row in known.fillna("").itertuples(index=True, name=None):
+        yield "\t".join(map(one_line, row)) + "\n"
 
 
 def _counts(rows: Rows, code: int) -> dict[str, Any]:
@@ -209,8 +214,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def counts_line(summary: dict[str, Any], splits: Sequence[str] = SPLITS) -> str:
+def counts_line(summary: dict[str, Any]) -> str:
     """One line for the screen."""
-    parts = [summary["splits"][split] for split in splits]
-    rows = " / ".join(f"{part['rows']:,}" for part in parts)
+    rows = " / ".join(f"{part['rows']:,}" for part in summary["splits"].values())
     return f"{rows} rows (train / valid / test), {summary['users']:,} users, {summary['items']:,} items"
