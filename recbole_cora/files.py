@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,10 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def make_folder_whole(folder: Path, fill: Callable[[Path], None], temporary: Path | None = None) -> None:
-    """Fill a new folder beside `folder` (`temporary`, if given), then rename it into place; an existing one is kept."""
+def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a new folder beside `folder`, then rename it into place; an existing `folder` is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if temporary is None:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.mkdir(exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         fill(temporary)
         for file in temporary.rglob("*"):
@@ -60,30 +60,70 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None], temporary: Pat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
+def replace_files(folder: Path, fill: Callable[[Path], None], stale: Iterable[str] = ()) -> None:
     """Write several files of `folder` as one: after a crash at any moment the old ones are there, or the new ones.
 
     `fill(hidden)` writes them all to a hidden folder; renaming that is the commit. What a crash then leaves to be
     moved is moved by `finish_replacing`, which readers of such files call first.
+
+    Args:
+        stale: files that go, where `fill` writes none of their name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    finish_replacing(folder)
-    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)  # of a run that was killed while writing
-    make_folder_whole(folder / _COMMITTED, fill, folder / _UNFINISHED)
-    finish_replacing(folder)
+    with locked(folder):
+        _finish(folder)
+        temporary = folder / _UNFINISHED
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            gone = [name for name in stale if not (temporary / name).exists()]
+            (temporary / _STALE).write_text("\n".join(gone), encoding="utf-8")
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            temporary.replace(folder / _COMMITTED)
+            _sync(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _finish(folder)
 
 
 def finish_replacing(folder: Path) -> None:
     """Move what `replace_files` has committed into place."""
+    if (folder / _COMMITTED).is_dir():
+        with locked(folder):
+            _finish(folder)
+
+
+def _finish(folder: Path) -> None:
     committed = folder / _COMMITTED
-    if committed.is_dir():
-        for file in committed.iterdir():
+    if not committed.is_dir():
+        return
+    stale = committed / _STALE  # moved last: it names what is left to do
+    for file in committed.iterdir():
+        if file != stale:
             file.replace(folder / file.name)
-        _sync(folder)
-        committed.rmdir()
+    if stale.is_file():
+        for name in stale.read_text(encoding="utf-8").split():
+            (folder / name).unlink(missing_ok=True)
+        stale.unlink()
+    _sync(folder)
+    committed.rmdir()
 
 
-_UNFINISHED, _COMMITTED = ".unfinished", ".committed"
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock is on the folder itself and goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+_UNFINISHED, _COMMITTED, _STALE = ".unfinished", ".committed", ".stale"
 
 
 def content_key(*parts: Any) -> str:

@@ -84,7 +84,7 @@ def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[s
     Raises DataError: no such file, a header without `name:type`, a line with more or fewer cells.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(
             f"cannot read {path} ({error.strerror}); see dataset/README.md for the files a dataset has"
@@ -96,6 +96,8 @@ def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[s
         cells.pop()
     if any(h.count(":") != 1 for h in header):
         raise DataError(f"{path} has the header {separator.join(header)!r}; expected cells of the form name:type")
+    if len({h.split(":")[0] for h in header}) < len(header):
+        raise DataError(f"{path} has the header {separator.join(header)!r}; expected each column once")
     for number, row in enumerate(cells, start=2):
         if len(row) != len(header):
             raise DataError(f"{path} line {number} has {len(row)} cells, its header {len(header)}; mend or remove it")
@@ -192,7 +194,10 @@ def _shares(eval_args: dict[str, Any]) -> list[float]:
             f"eval_args is {eval_args}; expected split: {{RS: [train, valid, test]}} with group_by: user "
             "(for another split, prepare the dataset: recbole-cora prepare csv --help)"
         )
-    return [float(share) for share in ratios]
+    shares = [float(share) for share in ratios]
+    if min(shares) <= 0:
+        raise DataError(f"eval_args.split is {ratios}; expected three shares above 0, such as [0.8, 0.1, 0.1]")
+    return shares
 
 
 def _given_histories(cells: pd.Series, item_tokens: Any) -> tuple[Array, Array, Array]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import html
 import json
+import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -20,12 +21,15 @@ import pandas as pd
 
 from recbole_cora.errors import DataError
 from recbole_cora.prepare.lines import lines_of
-from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import RatingColumns, Raw, in_chunks, one_line
+from recbole_cora.prepare.problems import FileProblems, Problems
+from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
 
-_TIME = re.compile(rb"""["']unixReviewTime["']\s*:\s*(-?\d+)""")
+_TIME = re.compile(rb"""["']unixReviewTime["']\s*:\s*(?:(\d{9,10})(?=[,}\s]))?""")
 _ASIN = re.compile(rb"""["']asin["']\s*:\s*["']([^"']*)["']""")
 _FIELDS = ("reviewerID", "asin", "overall", "unixReviewTime")
+_TYPES = {"title": "token_seq", "brand": "token_seq", "categories": "token_seq", "price": "float"}
+
+_Review = tuple[int, str, str, str, str]
 
 
 def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_progress: bool = True) -> Raw:
@@ -35,67 +39,67 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
         DataError: a file is missing, damaged, or another file.
     """
     first, last = (datetime(y, 1, 1, tzinfo=timezone.utc).timestamp() for y in (year, year + 1))
-    columns = RatingColumns(reviews, problems)
-    for chunk in in_chunks(_reviews(reviews, first, last, problems, show_progress)):
-        lines, user, item, rating, time = zip(*chunk, strict=True)
-        columns.add(np.array(lines), user, item, rating, time)
-    raw = columns.finish(pd.DataFrame(columns=["title"]), {}, [reviews, metadata])
-    raw.items = _metadata(metadata, set(raw.item_tokens), problems, show_progress)
-    raw.item_types = {"title": "token_seq", "brand": "token_seq", "categories": "token_seq", "price": "float"}
+    columns = RatingColumns(problems.of(reviews), least=1, most=5)
+    for chunk in in_chunks(_reviews(reviews, first, last, problems.of(reviews), show_progress)):
+        line, user, item, rating, time = zip(*chunk, strict=True)
+        columns.add(np.array(line), user, item, rating, time)
+    raw = columns.finish(None, _TYPES, [reviews, metadata])
+    raw.items = _metadata(metadata, set(raw.item_tokens), problems.of(metadata), show_progress)
     return raw
 
 
-def _reviews(
-    path: Path, first: float, last: float, problems: Problems, show_progress: bool
-) -> Iterator[tuple[int, str, str, Any, Any]]:
+def _reviews(path: Path, first: float, last: float, problems: FileProblems, show_progress: bool) -> Iterator[_Review]:
+    """Reviews of [first, last), and whatever has no time that can be meant."""
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        if not line:
-            continue
-        stated = _TIME.search(line)  # most lines are of other years: a search is several times cheaper than a parse
-        if stated and not first <= int(stated[1]) < last:
+        # Most lines are of other years: where the time is beyond doubt, a search is several times cheaper than a parse.
+        stated = _TIME.findall(line)
+        if not line or (len(stated) == 1 and stated[0] and not first <= int(stated[0]) < last):
             continue
         review = _parsed(line)
         if not isinstance(review, dict):
-            problems.add(path, "line that is no JSON object", number, line[:80].decode("utf-8", "replace"))
+            problems.add("line that is no JSON object", number, line.decode("utf-8", "replace"))
             continue
         cells = [review.get(field) for field in _FIELDS]
-        if None in cells:
-            lacking = _FIELDS[cells.index(None)]
-            problems.add(path, f"review without {lacking}", number, line[:80].decode("utf-8", "replace"))
-        elif isinstance(cells[3], (int, float)) and 0 <= cells[3] < 4.2e9 and not first <= cells[3] < last:
+        odd = [
+            f
+            for f, c in zip(_FIELDS, cells, strict=True)
+            if isinstance(c, bool) or not isinstance(c, (str, int, float))
+        ]
+        if odd:
+            problems.add(f"review without a usable {odd[0]}", number, line.decode("utf-8", "replace"))
             continue
-        else:
-            yield number, str(cells[0]), str(cells[1]), cells[2], cells[3]
+        user, item, rating, time = map(str, cells)
+        if not (isinstance(cells[3], (int, float)) and 1e8 <= cells[3] < 4e9 and not first <= cells[3] < last):
+            yield number, user, item, rating, time
 
 
-def _metadata(path: Path, wanted: set[str], problems: Problems, show_progress: bool) -> pd.DataFrame:
-    found: dict[str, tuple[str, str, str, str]] = {}
+def _metadata(path: Path, wanted: set[str], problems: FileProblems, show_progress: bool) -> pd.DataFrame:
+    table = ItemTable(problems, ["brand", "categories", "price"])
+    found = 0
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        asin = _ASIN.search(line)
-        if asin and asin[1].decode("utf-8", "replace") not in wanted:
+        named = _ASIN.findall(line)
+        if not line or (named and not any(token.decode("utf-8", "replace") in wanted for token in named)):
             continue
         item = _parsed(line)
-        if not line:
-            continue
-        if not isinstance(item, dict) or "asin" not in item:
-            problems.add(path, "line that is no item", number, line[:80].decode("utf-8", "replace"))
-            continue
-        token, title = str(item["asin"]), html.unescape(str(item.get("title") or ""))
-        if "\t" in title or "\n" in title:
-            problems.add(path, "title with tabs or newlines, made plain (kept)", number, title)
-        if token in found:
-            problems.add(path, "item named twice, the first is taken (kept)", number, token)
-        elif token in wanted:
-            price = item.get("price")
-            found[token] = (
-                one_line(title),
-                one_line(html.unescape(str(item.get("brand") or ""))),
-                one_line(html.unescape(" ".join(_flat(item.get("categories") or item.get("category") or [])))),
-                f"{price:g}" if isinstance(price, (int, float)) else "",
-            )
+        if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
+            problems.add("line that is no item", number, line.decode("utf-8", "replace"))
+        elif item["asin"] in wanted:
+            found += 1
+            title, brand = (html.unescape(v) if isinstance(v, str) else "" for v in map(item.get, ("title", "brand")))
+            categories = " ".join(_flat(item.get("categories") or item.get("category") or []))
+            table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
     if not found:
         raise DataError(f"{path} names none of the {len(wanted):,} rated items; is it the metadata of other reviews?")
-    return pd.DataFrame.from_dict(found, orient="index", columns=["title", "brand", "categories", "price"])
+    return table.finish()
+
+
+def _price(value: Any) -> str:
+    """A number as text, or nothing."""
+    try:
+        price = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return f"{price:g}" if math.isfinite(price) else ""
 
 
 def _flat(value: Any) -> Iterator[str]:
@@ -110,8 +114,8 @@ def _parsed(line: bytes) -> Any:
     """A line's object; None where it is neither JSON nor a Python literal (which is parsed, never run)."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return ast.literal_eval(line.decode("utf-8"))
-        except (ValueError, SyntaxError, MemoryError, RecursionError, UnicodeDecodeError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,32 +37,39 @@ class _Parser(argparse.ArgumentParser):
 def _arguments() -> _Parser:
     top = _Parser(prog="recbole-cora prepare", description=_DESCRIPTION)
     common = _Parser(add_help=False)
-    common.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: dataset/NAME)")
+    common.add_argument("--out", type=_path, metavar="DIR", help="folder of the files (default: dataset/NAME)")
     common.add_argument("--strict", action="store_true", help="the first bad row is an error")
     common.add_argument("--quiet", action="store_true", help="no progress bars")
     datasets = top.add_subparsers(dest="dataset", required=True, parser_class=_Parser)
 
     one = datasets.add_parser("ml-1m", parents=[common], help="MovieLens-1M, the CoRA paper's split")
-    one.add_argument("--raw", type=Path, metavar="DIR_OR_ZIP", help="GroupLens's files (default: downloaded)")
+    one.add_argument("--raw", type=_path, metavar="DIR_OR_ZIP", help="GroupLens's files (default: downloaded)")
 
     book = datasets.add_parser("amazon-book", parents=[common], help="Amazon books, the CoRA paper's split")
-    book.add_argument("--raw-reviews", type=Path, required=True, metavar="FILE", help="reviews, .json or .json.gz")
-    book.add_argument("--raw-metadata", type=Path, required=True, metavar="FILE", help="metadata, .json or .json.gz")
-    book.add_argument("--year", type=int, default=2017, help="reviews of this year (default: 2017)")
+    book.add_argument("--raw-reviews", type=_path, required=True, metavar="FILE", help="reviews, .json or .json.gz")
+    book.add_argument("--raw-metadata", type=_path, required=True, metavar="FILE", help="metadata, .json or .json.gz")
+    book.add_argument(
+        "--year",
+        type=int,
+        choices=range(1990, 2100),
+        metavar="YEAR",
+        default=2017,
+        help="reviews of this year (default: 2017)",
+    )
     book.add_argument("--more-than", type=int, default=20, help="ratings of a kept user and item (default: 20)")
 
     own = datasets.add_parser("csv", parents=[common], help="your own ratings and items")
-    own.add_argument("--ratings", type=Path, required=True, metavar="FILE", help="one rating a row, with a header")
+    own.add_argument("--ratings", type=_path, required=True, metavar="FILE", help="one rating a row, with a header")
     own.add_argument(
-        "--items", type=Path, metavar="FILE", help="one item a row, with its title; CoRA's prompts need it"
+        "--items", type=_path, metavar="FILE", help="one item a row, with its title; CoRA's prompts need it"
     )
-    own.add_argument("--name", help="of the dataset (default: the ratings file's)")
+    own.add_argument("--name", type=_name, help="of the dataset (default: the ratings file's)")
     for what in table.GUESSES:
         own.add_argument(
             f"--{what}-column", metavar="NAME", help=f"default: one of {', '.join(table.GUESSES[what][:4])}..."
         )
     own.add_argument("--separator", help="between cells (default: by the file's ending and header)")
-    own.add_argument("--like", type=float, help="least rating that counts as liked (default: 4; 1 for labels 0 and 1)")
+    own.add_argument("--like", type=_finite, help="least rating that is liked (default: 4; 1 for labels 0 and 1)")
     own.add_argument("--more-than", type=int, default=0, help="ratings of a kept user and item (default: all)")
     split = own.add_mutually_exclusive_group()
     split.add_argument("--shares", type=_shares, metavar="T,V,T", help="in time (default: 0.8,0.1,0.1)")
@@ -85,7 +95,7 @@ def prepare_command(arguments: list[str]) -> None:
     else:
         columns = {what: getattr(options, f"{what}_column") for what in table.GUESSES}
         raw = table.read(options.ratings, options.items, problems, columns, options.separator, show)
-        name = options.name or options.ratings.name.split(".")[0]
+        name = options.name or _name(options.ratings.name.split(".")[0])
         like = options.like if options.like is not None else 4.0 if raw.rating.max() > 1 else 1.0
         recipe = Recipe(name, like, options.windows, options.shares, options.split == "user", options.more_than)
         out = options.out or Path("dataset") / name
@@ -129,19 +139,36 @@ def _say(summary: dict[str, Any], folder: Path) -> None:
     log.info(f"written to {folder}")
 
 
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise SettingError(f"the dataset's name is {text!r}; give --name= of letters, digits, '-', '_' and '.'")
+    return text
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
 def _shares(text: str) -> tuple[float, float, float]:
     try:
-        train, valid, test = (float(part) for part in text.split(","))
+        train, valid, test = (_finite(part) for part in text.split(","))
         if min(train, valid, test) <= 0:
             raise ValueError
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not three shares above 0, such as 0.8,0.1,0.1") from None
     return train, valid, test
 
 
 def _windows(text: str) -> tuple[str, ...]:
-    from datetime import date
-
     days = tuple(text.split(","))
     try:
         if len(days) != 4 or sorted(map(date.fromisoformat, days)) != [date.fromisoformat(d) for d in days]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_cora.errors import DataError
+from recbole_cora.files import locked
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
@@ -25,20 +27,23 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
     Raises:
         DataError: no connection, or the content is another (it is then removed).
     """
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
-        _fetch(url, part, show_progress)
-    except (OSError, urllib.error.URLError) as error:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.parent):  # a second process waits, and finds the file
+            if target.is_file():
+                return target
+            _fetch(url, part, show_progress)
+            found = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
+            if found != md5:
+                part.unlink()
+                raise DataError(
+                    f"{url} gave another file than expected (md5 {found}, not {md5}); try again, or {remedy}"
+                )
+            part.replace(target)
+    except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(f"cannot download {url} ({reason}); {remedy}") from None
-    found = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
-    if found != md5:
-        part.unlink()
-        raise DataError(f"{url} gave another file than expected (md5 {found}, not {md5}); try again, or {remedy}")
-    part.replace(target)
     return target
 
 

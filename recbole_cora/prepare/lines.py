@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zipfile
 import zlib
@@ -48,8 +49,8 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
             for number, line in enumerate(stream, start=1):
                 if number % _BEAT == 0:
                     bar.update((stream if member else file).tell() - bar.n)
-                yield line.rstrip(b"\r\n")
-    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); download it again") from None
+                yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path} is damaged, cut short or locked ({error}); remove it and download it again") from None
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); check the path") from None

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_cora.prepare.lines import lines_of
-from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import RatingColumns, Raw, in_chunks, one_line
+from recbole_cora.prepare.problems import FileProblems, Problems
+from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
 
 FILES = ("ratings.dat", "movies.dat")
 _TYPES = {"title": "token_seq", "release_year": "token", "genres": "token_seq"}
@@ -27,41 +27,32 @@ def read(raw: Path, problems: Problems, show_progress: bool = True) -> Raw:
     Raises:
         DataError: a file is missing, damaged, or another file.
     """
-    columns = RatingColumns(raw / "ratings.dat", problems)
-    for chunk in in_chunks(_rows(raw, problems, show_progress)):
-        line, user, item, rating, time = zip(*chunk, strict=True)
+    columns = RatingColumns(problems.of(raw / "ratings.dat"), least=1, most=5)
+    for chunk in in_chunks(_cells(raw, "ratings.dat", 4, problems.of(raw / "ratings.dat"), show_progress)):
+        line, user, item, rating, time = zip(*((number, *cells) for number, cells in chunk), strict=True)
         columns.add(np.array(line), user, item, rating, time)
-    return columns.finish(_movies(raw, problems), _TYPES, [raw / n for n in FILES] if raw.is_dir() else [raw])
+    movies = _movies(raw, problems.of(raw / "movies.dat"))
+    return columns.finish(movies, _TYPES, [raw / name for name in FILES] if raw.is_dir() else [raw])
 
 
-def _rows(raw: Path, problems: Problems, show_progress: bool) -> Iterator[tuple[int, str, str, str, str]]:
-    for number, line in enumerate(_lines(raw, "ratings.dat", show_progress), start=1):
-        cells = line.split("::")
-        if len(cells) == 4:
-            yield (number, *cells)  # type: ignore[misc]
-        elif line:
-            problems.add(raw / "ratings.dat", f"{len(cells)} cells instead of 4", number, line)
-
-
-def _lines(raw: Path, name: str, show_progress: bool) -> Iterator[str]:
-    where = (raw / name, show_progress) if raw.is_dir() or not raw.exists() else (raw, show_progress, name)
-    return (line.decode("latin-1") for line in lines_of(*where))
-
-
-def _movies(raw: Path, problems: Problems) -> pd.DataFrame:
-    movies: dict[str, tuple[str, str, str]] = {}
-    for number, line in enumerate(_lines(raw, "movies.dat", show_progress=False), start=1):
-        cells = line.split("::")
-        if len(cells) < 3:
-            if line:
-                problems.add(raw / "movies.dat", f"{len(cells)} cells instead of 3", number, line)
-            continue
-        token, title, genres = cells[0], "::".join(cells[1:-1]), cells[-1]  # a title may hold "::"
-        if one_line(title) != title:
-            problems.add(raw / "movies.dat", "title with tabs or odd spaces, made plain (kept)", number, title)
-        if token in movies:
-            problems.add(raw / "movies.dat", "item named twice, the first is taken (kept)", number, token)
-            continue
+def _movies(raw: Path, problems: FileProblems) -> pd.DataFrame:
+    table = ItemTable(problems, ["release_year", "genres"])
+    for number, cells in _cells(raw, "movies.dat", 3, problems, show_progress=False):
+        title = "::".join(cells[1:-1])  # a title may hold the separator
         year = _YEAR.search(title)
-        movies[token] = one_line(title), year[1] if year else "", one_line(genres.replace("|", " "))
-    return pd.DataFrame.from_dict(movies, orient="index", columns=["title", "release_year", "genres"])
+        table.add(number, cells[0], title, year[1] if year else "", cells[-1].replace("|", " "))
+    return table.finish()
+
+
+def _cells(
+    raw: Path, name: str, width: int, problems: FileProblems, show_progress: bool
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a file with their line numbers; movies may have more cells than `width`, ratings not."""
+    packed = raw.exists() and not raw.is_dir()
+    lines = lines_of(raw, show_progress, name) if packed else lines_of(raw / name, show_progress)
+    for number, line in enumerate(lines, start=1):
+        cells = line.decode("latin-1").split("::")
+        if len(cells) == width or (len(cells) > width and name == "movies.dat"):
+            yield number, cells
+        elif line:
+            problems.add(f"{len(cells)} cells instead of {width}", number, line.decode("latin-1"))

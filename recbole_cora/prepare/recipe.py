@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_cora.errors import DataError
 from recbole_cora.files import json_text, replace_files
 from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import Raw, one_line
+from recbole_cora.prepare.raw import Raw
 from recbole_cora.protocol import (
     NO_SPLIT,
     SPLITS,
@@ -87,8 +88,8 @@ class Rows:
     history_end: Array
 
 
-def make_rows(raw: Raw, recipe: Recipe, problems: Problems) -> Rows:
-    """Apply the recipe. Raises DataError where a split would be empty."""
+def make_rows(raw: Raw, recipe: Recipe) -> Rows:
+    """Apply the recipe. Raises DataError where a split would be empty, or train or valid have one class only."""
     kept = np.arange(len(raw.user))
     if recipe.boundaries:
         kept = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
@@ -100,9 +101,9 @@ def make_rows(raw: Raw, recipe: Recipe, problems: Problems) -> Rows:
     repeat = np.logical_and.reduce(same)
     if repeat.any():
         first = kept[repeat].min()
-        kind = "same user, item and timestamp again" + ("" if recipe.drop_repeats else " (kept)")
         what = f"user {raw.user_tokens[raw.user[first]]}, item {raw.item_tokens[raw.item[first]]}"
-        problems.add(raw.files[0], kind, int(raw.line[first]), what, int(repeat.sum()))
+        kind, kept_too = "same user, item and timestamp again", not recipe.drop_repeats
+        raw.problems.add(kind, int(raw.line[first]), what, int(repeat.sum()), kept=kept_too)
     if recipe.drop_repeats:
         kept = kept[~repeat]
     user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
@@ -114,6 +115,13 @@ def make_rows(raw: Raw, recipe: Recipe, problems: Problems) -> Rows:
                 "change the split, or check that this is the right file"
             )
     label = (raw.rating[kept] >= recipe.like).astype(np.float32)
+    for code, name in enumerate(SPLITS[:2]):
+        liked = label[split == code]
+        if liked.min() == liked.max():
+            what = "liked" if liked[0] else "disliked"
+            raise DataError(
+                f"every {name} row of {recipe.name} would be {what} (rating >= {recipe.like:g}); change --like"
+            )
     return Rows(user, item, raw.rating[kept], time, label, split, *histories(user, item, label))
 
 
@@ -126,10 +134,10 @@ def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str
     Raises:
         DataError: an empty split, or the files cannot be written.
     """
-    rows = make_rows(raw, recipe, problems)
+    rows = make_rows(raw, recipe)
     files = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
-    if not raw.items.empty:
-        files[f"{recipe.name}.item"] = _items(raw, rows, problems)
+    if raw.items is not None:
+        files[f"{recipe.name}.item"] = iter(_items(raw, raw.items, rows))
     summary = {
         "recipe": asdict(recipe),
         "version": VERSION,
@@ -150,9 +158,9 @@ def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str
         (folder / f"{recipe.name}.prepared.json").write_text(json_text(summary), encoding="utf-8", newline="\n")
 
     try:
-        replace_files(out, fill)
+        replace_files(out, fill, stale=[f"{recipe.name}.item"])
     except OSError as error:
-        raise DataError(f"cannot write {out} ({error.strerror}); nothing was changed there") from None
+        raise DataError(f"cannot write into {out} ({error.strerror}); make room or give another --out=") from None
     problems.report()
     return summary
 
@@ -164,29 +172,22 @@ def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
         start = max(rows.history_start[row], rows.history_end[row] - HISTORY_ITEMS)
         history = " ".join([tokens[item] for item in rows.liked[start : rows.history_end[row]].tolist()])
         yield (
-            f"{raw.user_tokens[rows.user[row]]}\t{tokens[rows.item[row]]}\t{rows.rating[row]:g}\t{rows.time[row]}\t"
+            f"{raw.user_tokens[rows.user[row]]}\t{tokens[rows.item[row]]}\t{rows.rating[row]:.12g}\t{rows.time[row]:.16g}\t"
             f"{rows.label[row]:g}\t{history or NO_HISTORY}\n"
         )
 
 
-def _items(raw: Raw, rows: Rows, problems: Problems) -> Iterator[str]:
+def _items(raw: Raw, items: pd.DataFrame, rows: Rows) -> list[str]:
     """Every item of the rows, in order of first appearance: RecBole drops rows of an item that it finds no line for."""
-    tokens = [raw.item_tokens[code] for code in np.unique(rows.item)]
-    known = raw.items.reindex(tokens)
-    untitled = known["title"].isna() | (known["title"] == "")
+    codes = np.unique(rows.item)
+    known = items.reindex([raw.item_tokens[code] for code in codes]).fillna("")
+    untitled = (known["title"] == "").to_numpy()
     if untitled.any():
-        first = int(np.unique(rows.item)[int(np.argmax(untitled))])
-        line = int(raw.line[np.argmax(raw.item == first)])
-        problems.add(
-            raw.files[0],
-            "rated items without a title (kept)",
-            line,
-            tokens[int(np.argmax(untitled))],
-            int(untitled.sum()),
-        )
-    yield "\t".join(["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in raw.items.columns)]) + "\n"
-    for row in known.fillna("").itertuples(index=True, name=None):
-        yield "\t".join(map(one_line, row)) + "\n"
+        first = codes[untitled][0]
+        line, count = int(raw.line[np.argmax(raw.item == first)]), int(untitled.sum())
+        raw.problems.add("item without a title", line, raw.item_tokens[first], count, kept=True)
+    header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in items.columns)]
+    return ["\t".join(row) + "\n" for row in (header, *known.itertuples(index=True, name=None))]
 
 
 def _counts(rows: Rows, code: int) -> dict[str, Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recbole_cora.errors import DataError, nearest
+from recbole_cora.errors import DataError, SettingError, nearest
 from recbole_cora.prepare.lines import lines_of
-from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import RatingColumns, Raw, in_chunks, one_line
+from recbole_cora.prepare.problems import FileProblems, Problems
+from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
 
 #: Names that a column is looked for under, where none is given; compared in lower case.
 GUESSES = {
@@ -37,102 +37,106 @@ def read(
 
     Args:
         columns: names of the `user`, `item`, `rating`, `time` and `title` columns; None is looked for (GUESSES).
-        separator: between cells; None: tab for `.tsv` and `.dat`, else a comma (or a semicolon, if the header has it).
+        separator: between cells; None: a tab for `.tsv` and where the header has one, else a semicolon or comma.
 
     Raises:
         DataError: a file or a column is missing, or no usable row.
+        SettingError: an impossible separator.
     """
     columns = columns or {}
-    known = RatingColumns(ratings, problems)
-    table = _Table(ratings, separator, problems, show_progress)
+    known = RatingColumns(problems.of(ratings))
+    table = _Table(ratings, separator, problems.of(ratings), show_progress)
     places = [table.column(what, columns.get(what)) for what in ("user", "item", "rating", "time")]
-    for chunk in in_chunks(table.rows()):
+    for chunk in in_chunks(table.rows(several_lines=False)):
         user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
-        spaced = [place for place, token in enumerate(item) if _token(token) != token]
-        if spaced:
-            line, kind = chunk[spaced[0]][0], "item id with spaces, written with _ (kept)"
-            problems.add(ratings, kind, line, item[spaced[0]], len(spaced))
-        known.add(np.array([n for n, _ in chunk]), [one_line(u) for u in user], [*map(_token, item)], rating, time)
+        known.add(np.array([line for line, _ in chunk]), user, item, rating, time)
     if items is None:
-        return known.finish(pd.DataFrame(columns=["title"]), {"title": "token_seq"}, [ratings])
-    frame = _items(items, separator, problems, columns)
+        return known.finish(None, {}, [ratings])
+    frame = _items(_Table(items, separator, problems.of(items), show_progress=False), problems.of(items), columns)
     return known.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
 
 
-def _items(path: Path, separator: str | None, problems: Problems, columns: dict[str, str | None]) -> pd.DataFrame:
-    found: dict[str, list[str]] = {}
-    table = _Table(path, separator, problems, show_progress=False)
+def _items(table: _Table, problems: FileProblems, columns: dict[str, str | None]) -> pd.DataFrame:
     item, title = table.column("item", columns.get("item")), table.column("title", columns.get("title"))
     others = [place for place in range(len(table.header)) if place not in (item, title)]
-    for line, row in table.rows():
-        if set("\t\n\r") & set(row[title]):
-            problems.add(path, "title with tabs or newlines, made plain (kept)", line, row[title])
-        token = _token(row[item])
-        if token in found:
-            problems.add(path, "item named twice, the first is taken (kept)", line, token)
-        else:
-            found[token] = [one_line(row[place]) for place in (title, *others)]
-    names = ["title", *(_field(table.header[place]) for place in others)]
-    return pd.DataFrame.from_dict(found, orient="index", columns=names)
-
-
-def _token(text: str) -> str:
-    """An item id as one word: in `item_id_list` a space separates ids."""
-    return "_".join(text.split())
-
-
-def _field(name: str) -> str:
-    """A column's name as one of an atomic file, whose header is `name:type`."""
-    return "_".join(name.replace(":", " ").split()).lower() or "unnamed"
+    found = ItemTable(problems, [table.header[place] for place in others])
+    for line, row in table.rows(several_lines=True):
+        found.add(line, row[item], row[title], *(row[place] for place in others))
+    return found.finish()
 
 
 class _Table:
-    """A delimited file: its header, and its rows with line numbers; what is wrong with a row goes to `problems`."""
+    """A delimited file: its header, and its rows with line numbers; what is wrong with a row goes to `problems`.
 
-    def __init__(self, path: Path, separator: str | None, problems: Problems, show_progress: bool) -> None:
+    A byte that is not UTF-8 becomes a lone surrogate, which is no text: such ids and titles are noted where they are
+    collected.
+    """
+
+    def __init__(self, path: Path, separator: str | None, problems: FileProblems, show_progress: bool) -> None:
         self._path, self._problems = path, problems
-        # A byte that is not UTF-8 becomes a lone surrogate here, and is looked for row by row.
         texts = (line.decode("utf-8", "surrogateescape") + "\n" for line in lines_of(path, show_progress))
-        first = next(texts, "").removeprefix("\ufeff")
+        first = next(texts, "")
         if separator is None:
-            tabs = path.suffix in (".tsv", ".dat", ".inter", ".item") or "\t" in first
+            tabs = path.suffix in (".tsv", ".inter", ".item") or "\t" in first
             separator = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
-        self._separator = separator
-        self._reader = csv.reader(chain([first], texts), delimiter=separator)
-        self.header = next(self._reader, [])
+        separator = "\t" if separator == "\\t" else separator
+        if len(separator) != 1 or separator in '"\r\n' or not separator.isascii() or separator.isalnum():
+            raise SettingError(f"the separator is {separator!r}; expected one character such as , or ; or \\t")
+        # In a tab-separated file quotes are ordinary letters, as in RecBole's own files; elsewhere they quote.
+        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        self._format: dict[str, Any] = {"delimiter": separator, "strict": True, "quoting": quoting}
+        self._texts = texts
+        try:
+            self.header = next(csv.reader([first], **self._format), [])
+        except csv.Error as error:
+            raise DataError(f"{path} is not readable as CSV ({error}); expected a header line and rows") from None
         if not self.header:
             raise DataError(f"{path} is empty; expected a header line and rows")
+        self._shown = ascii(", ".join(self.header))[1:201]
 
     def column(self, what: str, name: str | None) -> int:
         """The place of a column, by its name or by guess."""
         if name is not None:
             if name not in self.header:
-                raise DataError(
-                    f"{self._path} has no column '{name}'{nearest(name, self.header)} (it has {', '.join(self.header)})"
-                )
+                near = nearest(name, self.header)
+                raise DataError(f"{self._path} has no column '{name}'{near} (it has {self._shown})")
             return self.header.index(name)
         plain = [cell.split(":")[0].strip().lower() for cell in self.header]
         place = next((plain.index(guess) for guess in GUESSES[what] if guess in plain), None)
         if place is None:
-            columns = ", ".join(self.header)
-            raise DataError(f"{self._path} has the columns {columns}; name the {what}'s with --{what}-column=")
+            raise DataError(f"{self._path} has the columns {self._shown}; name the {what}'s with --{what}-column=")
         return place
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Rows with as many cells as the header, decoded whole, with the line where they end."""
+    def rows(self, several_lines: bool) -> Iterator[tuple[int, list[str]]]:
+        """Rows with as many cells as the header, with the line where they begin.
+
+        Args:
+            several_lines: whether a quoted cell may go over several lines. Where not, each line is read for itself, so
+                that a quote that is never closed costs one row, not the rest of the file.
+        """
         width = len(self.header)
-        while True:
+        for line, row in self._over_lines() if several_lines else self._line_by_line():
+            if row and len(row) != width:
+                self._problems.add(f"{len(row)} cells instead of {width}", line, self._format["delimiter"].join(row))
+            elif row:
+                yield line, row
+
+    def _line_by_line(self) -> Iterator[tuple[int, list[str]]]:
+        for line, text in enumerate(self._texts, start=2):
             try:
-                row = next(self._reader, None)
+                yield line, next(csv.reader([text], **self._format), [])
             except csv.Error as error:
-                self._problems.add(self._path, f"not readable as CSV ({error})", self._reader.line_num)
+                self._problems.add(f"not readable as CSV ({error})", line, text.strip())
+
+    def _over_lines(self) -> Iterator[tuple[int, list[str]]]:
+        reader = csv.reader(self._texts, **self._format)
+        while True:
+            line = reader.line_num + 2
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                self._problems.add(f"not readable as CSV ({error})", line, "", reader.line_num + 2 - line)
                 continue
             if row is None:
                 return
-            line, text = self._reader.line_num, self._separator.join(row)
-            if row and len(row) != width:
-                self._problems.add(self._path, f"{len(row)} cells instead of {width}", line, text)
-            elif any("\udc80" <= character <= "\udcff" for character in text):
-                self._problems.add(self._path, "bytes that are not UTF-8", line, ascii(text))
-            elif row:
-                yield line, row
+            yield line, row
