@@ -1,12 +1,13 @@
 """Evidence: numbers that CF knows of a row's pair beside the embeddings e_u and e_i. The paper has none.
 
     score     what the CF encoder itself says of the pair
+    averages  the mean label of the user, and that of the item
     colikes   how alike the users are who liked the item and those who liked the row's history
 
-Neither may have seen the row's own label. A CF model scores the rows it was trained on far better than new ones (MF on
+None may have seen the row's own label. A CF model scores the rows it was trained on far better than new ones (MF on
 ml-100k: AUC .82 against .79), and a generator trained on such scores trusts them too much and learns nothing beside
-them. So the scores of train rows are out of fold, and co-liking leaves the row's own user out: both mean the same on
-train, valid and test rows.
+them. So scores and averages of train rows are out of fold, and co-liking leaves the row's own user out: a number means
+the same on train, valid and test rows.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from recbole_cora.ratings import Ratings
 from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
-EVIDENCE = ("score", "colikes")
+EVIDENCE = ("score", "averages", "colikes")
 _TEST = SPLITS.index("test")
-#: Pseudo-users of co-liking: an item that few liked is like no other.
+#: Pseudo-users of co-liking (an item that few liked is like no other), pseudo-rows of averages.
 _SMOOTHING = 5.0
 
 
@@ -37,8 +38,7 @@ def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDAr
         config: the encoder's; each part's model is trained by it, and stops early on the same valid rows.
         folds: at least 2 random parts.
     """
-    rows = ratings.rows("train")
-    part = np.random.default_rng(config["seed"]).permutation(len(rows)) % folds
+    rows, part = _parts(ratings, folds, config["seed"])
     scores = np.empty(len(rows), dtype=np.float32)
     for fold in range(folds):
         split = np.where(ratings.split == _TEST, NO_SPLIT, ratings.split).astype(ratings.split.dtype)
@@ -50,6 +50,26 @@ def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDAr
             stage.load(Path(folder))
         scores[part == fold] = stage.score("test", title=f"score {name}")
     return scores
+
+
+def averages(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
+    """Of every row [R, 2]: the mean train label of its user and of its item; of a train row, that of the other parts.
+
+    Each mean is smoothed by 5 rows of the global mean, which it is for a user or item that train does not know.
+    """
+    rows, part = _parts(ratings, folds, seed)
+    mean = ratings.label[rows].mean()
+    found = np.empty((len(ratings), 2), dtype=np.float32)
+    of_part = np.full(len(ratings), folds)  # valid and test rows take the means of all parts
+    of_part[rows] = part
+    for fold in range(folds + 1):
+        known, asked = rows[part != fold], of_part == fold
+        for column, codes in enumerate((ratings.user, ratings.item)):
+            size = int(codes.max()) + 1
+            liked = np.bincount(codes[known], ratings.label[known], minlength=size)
+            count = np.bincount(codes[known], minlength=size)
+            found[asked, column] = ((liked + _SMOOTHING * mean) / (count + _SMOOTHING))[codes[asked]]
+    return found
 
 
 def colikes(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
@@ -76,6 +96,12 @@ def colikes(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
     cosine = both / np.sqrt((count[i] - own_i + _SMOOTHING) * (count[j] - own_j + _SMOOTHING))
     total = np.bincount(row, weights=cosine, minlength=len(ratings))
     return (total / np.maximum(length, 1)).astype(np.float32)
+
+
+def _parts(ratings: Ratings, folds: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The train rows, and the random part that each is in."""
+    rows = ratings.rows("train")
+    return rows, np.random.default_rng(seed).permutation(len(rows)) % folds
 
 
 def _at(matrix: sp.csr_matrix, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float64]:

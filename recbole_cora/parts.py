@@ -16,7 +16,7 @@ from recbole.utils import ModelType
 from recbole_cora import checkpoint
 from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
 from recbole_cora.errors import CheckpointError, LLMError, SettingError, nearest
-from recbole_cora.evidence import EVIDENCE, colikes, out_of_fold_scores
+from recbole_cora.evidence import EVIDENCE, averages, colikes, out_of_fold_scores
 from recbole_cora.files import content_key, make_folder_whole, write_json
 from recbole_cora.llm.frozen import FrozenLLM, show_loading_bars
 from recbole_cora.llm.tiny import make_tiny_llm
@@ -83,18 +83,21 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[FrozenEncoder, 
     stage.load(cached)
     log.info(f"CF encoder {name} from {cached}")
     evidence = [_evidence(kind, config, stage) for kind in config["cf_evidence"] or ()]
-    columns = torch.from_numpy(np.stack(evidence, axis=1)) if evidence else torch.empty(len(ratings), 0)
+    columns = torch.from_numpy(np.column_stack(evidence)) if evidence else torch.empty(len(ratings), 0)
     return FrozenEncoder(stage.model, name, columns, stage.train_rows()), stage
 
 
 def _evidence(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float32]:
-    """One column of evidence, of all rows [R]."""
-    ratings = encoder.ratings
+    """One kind of evidence, of all rows: [R] or [R, 2]."""
+    ratings, folds = encoder.ratings, config["cf_folds"]
+    if not isinstance(folds, int) or folds < 2:
+        raise SettingError(f"cf_folds is {folds!r}; expected a whole number of at least 2")
+    if kind == "averages":
+        return averages(ratings, folds, config["seed"])
     if kind == "colikes":
         return colikes(ratings, config["history_items"])
     if kind != "score":
         raise SettingError(f"cf_evidence has '{kind}'{nearest(str(kind), EVIDENCE)}; expected some of {EVIDENCE}")
-    folds = config["cf_folds"]
     scores = np.empty(len(ratings), dtype=np.float32)
     for split in ("valid", "test"):
         scores[ratings.rows(split)] = encoder.score(split, title=f"score encoder, {split}")

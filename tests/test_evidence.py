@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recbole_cora import metrics, repairs
-from recbole_cora.evidence import colikes, out_of_fold_scores
+from recbole_cora.evidence import averages, colikes, out_of_fold_scores
 from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.settings import CoraConfig
@@ -52,6 +52,23 @@ def test_co_liking_does_not_see_the_rows_own_label(ratings: Ratings) -> None:
     label[row] = 1 - label[row]
     own = ratings.user == 0
     assert np.array_equal(colikes(ratings, 10)[own], colikes(replace(ratings, label=label), 10)[own])
+
+
+def test_averages_are_smoothed_means_of_the_other_parts(ratings: Ratings) -> None:
+    """A valid or test row has the means of all train rows; a train row's do not move with its own label."""
+    rows, label = ratings.rows("train"), ratings.label
+    found, mean = averages(ratings, 4, seed=1), label[ratings.rows("train")].mean()
+    for row in ratings.rows("test"):
+        for column, codes in enumerate((ratings.user, ratings.item)):
+            own = label[rows[codes[rows] == codes[row]]]
+            assert found[row, column] == pytest.approx((own.sum() + 5 * mean) / (len(own) + 5), abs=1e-6)
+    one = rows[7]
+    others = rows[(label[rows] != label[one]) & (ratings.user[rows] != ratings.user[one])]
+    other = next(r for r in others if ratings.item[r] != ratings.item[one])
+    turned = label.copy()
+    turned[[one, other]] = label[[other, one]]  # the global mean stays
+    after = averages(replace(ratings, label=turned), len(rows), seed=1)
+    assert np.array_equal(averages(ratings, len(rows), seed=1)[one], after[one])
 
 
 def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig, ratings: Ratings) -> None:
