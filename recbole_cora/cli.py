@@ -18,7 +18,7 @@ commands:
   prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset, split once and for all
 
 examples:
-  recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: MF encoder; tiny LLM without a GPU
+  recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: LGCN encoder; tiny LLM without a GPU
   recbole-cora run --model=CoRA --dataset=ml-100k --cf_encoder=LGCN --seed=1
   recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
   recbole-cora run --model=DeepFM --dataset=ml-100k                  # any model of RecBole, on the same rows
