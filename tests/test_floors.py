@@ -14,7 +14,7 @@ FLOORS = [
     {"ratings", "rows_dataset", "row_prompts", "cf"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
-    | {"generator", "llm", "llm.frozen", "llm.families", "llm.deltas", "llm.tiny"},
+    | {"generator", "llm", "llm.frozen", "llm.families", "llm.deltas", "llm.packed", "llm.tiny"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "models.averages", "checkpoint"},
     {"trainer", "stage"},
     {"registry", "evidence", "parts", "quick_start"},

@@ -3,8 +3,9 @@
 Legend: N pairs, L tokens, d_in and d_out the widths of one projection, r rank.
 
 `W' = W + dW(u,i)` (5) is never formed: a forward hook on each projection adds the two thin products
-`scale * (x A(u,i)) B` to what the projection answers, each pair of the batch with its own A. The LLM's weights
-are read, never written, so a delta cannot outlive its context.
+`scale * (x A(u,i)) B` to what the projection answers, each pair with its own A. The pairs' tokens are the rows of a
+padded batch [N, L, d], or follow one another in one packed row [1, T, d]. The LLM's weights are read, never written, so
+a delta cannot outlive its context.
 """
 
 from __future__ import annotations
@@ -49,20 +50,24 @@ class PairWeights:
 
 
 @contextmanager
-def attached(targets: Sequence[WeightTarget], weights: PairWeights) -> Iterator[None]:
-    """Within this context each target answers `W x + scale * (x A) B`, row n of the batch with pair n's A.
+def attached(
+    targets: Sequence[WeightTarget], weights: PairWeights, lengths: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Within this context each target answers `W x + scale * (x A) B`, the tokens of pair n with pair n's A.
 
     The hooks are removed on the way out, after an exception too.
 
+    Args:
+        lengths: of the pairs' tokens in a packed row; None: x is a batch, row n of pair n.
+
     Raises:
-        LLMError: a target has no A of its width or no B of its shape, or a projection meets an x that is not
-            [N, L, d_in].
+        LLMError: a target has no A of its width or no B of its shape, or a projection meets an x of another form.
     """
     by_module: dict[int, list[WeightTarget]] = {}
     for target in targets:
         _check(target, weights)
         by_module.setdefault(id(target.module), []).append(target)
-    thin = _ThinProduct(weights)
+    thin = _ThinProduct(weights, lengths)
     handles = []
     try:
         for group in by_module.values():
@@ -77,8 +82,9 @@ def attached(targets: Sequence[WeightTarget], weights: PairWeights) -> Iterator[
 class _ThinProduct:
     """x A, computed once for the projections that read the very same x (q, k and v of a block; fused ones)."""
 
-    def __init__(self, weights: PairWeights) -> None:
+    def __init__(self, weights: PairWeights, lengths: Sequence[int] | None) -> None:
         self.weights = weights
+        self._lengths = list(lengths) if lengths else None
         self.forget()
 
     def forget(self) -> None:
@@ -86,25 +92,43 @@ class _ThinProduct:
         self._product: Tensor | None = None
 
     def __call__(self, x: Tensor, width: int) -> Tensor:
-        """[N, L, d_in] -> [N, L, r] in A's dtype."""
+        """[N, L, d_in] -> [N, L, r], or packed [1, T, d_in] -> [1, T, r], in x's dtype."""
         if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
-            A = self.weights.A[width].to(x.device)
-            if x.dim() != 3 or x.shape[0] != A.shape[0]:
-                raise LLMError(
-                    f"the weights are of {A.shape[0]} pairs, but a projection reads an input of shape "
-                    f"{tuple(x.shape)}; expected [{A.shape[0]}, tokens, {width}]"
-                )
-            wide = F.dropout(x.to(A.dtype), self.weights.dropout, self.weights.training)
-            self._x, self._product = x, torch.bmm(wide, A)
+            A = self.weights.A[width].to(x)
+            wide = F.dropout(x, self.weights.dropout, self.weights.training)
+            self._x, self._product = x, self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
         return self._product
+
+    def _batched(self, x: Tensor, A: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[0] != A.shape[0]:
+            raise LLMError(
+                f"the weights are of {A.shape[0]} pairs, but a projection reads an input of shape "
+                f"{tuple(x.shape)}; expected [{A.shape[0]}, tokens, {A.shape[1]}]"
+            )
+        return torch.bmm(x, A)
+
+    def _packed(self, x: Tensor, A: Tensor) -> Tensor:
+        assert self._lengths is not None
+        if x.shape[:2] == (1, len(A)):  # the last block, read at the N last tokens only (see `packed`)
+            return torch.bmm(x.transpose(0, 1), A).transpose(0, 1)
+        if x.shape[0] != 1 or x.shape[1] != sum(self._lengths) or len(self._lengths) != len(A):
+            raise LLMError(
+                f"the weights are of {len(A)} pairs, packed in {sum(self._lengths)} tokens, but a projection reads an "
+                f"input of shape {tuple(x.shape)}"
+            )
+        pieces = zip(x[0].split(self._lengths), A.unbind(), strict=True)
+        return torch.cat([piece @ a for piece, a in pieces]).unsqueeze(0)
 
 
 def _hook(group: list[WeightTarget], weights: PairWeights, thin: _ThinProduct) -> Callable[..., Tensor]:
     def add_deltas(module: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
         product = thin(inputs[0], group[0].d_in)
         for target in group:
-            delta = weights.scale * (product @ weights.B[target.name].to(product.device))  # [N, L, d_out]
-            delta = delta.to(y.dtype)
+            B = weights.B[target.name].to(product)
+            if target.rows is None and type(module) is nn.Linear:  # its output is nobody else's: added to in place
+                y.view(-1, target.d_out).addmm_(product.reshape(-1, B.shape[0]), B, alpha=weights.scale)
+                continue
+            delta = (weights.scale * (product @ B)).to(y.dtype)  # [N, L, d_out]
             y = y + delta if target.rows is None else y.index_add(-1, target.rows.to(y.device), delta)
         return y
 

@@ -119,6 +119,13 @@ def weight_targets(model: Any, weight_types: str, module_names: dict[str, str] |
     return targets
 
 
+def last_block(model: Any, module_names: dict[str, str] | None = None) -> nn.Module | None:
+    """The last decoder block; None where nothing says where the blocks are."""
+    family = FAMILIES.get(model.config.model_type)
+    path = (module_names or {}).get("layers") or (family and family.layers)
+    return list(_submodule(model, path, "layers").children())[-1] if path else None
+
+
 def _kinds(weight_types: str) -> list[str]:
     unknown = [letter for letter in weight_types if letter not in LETTERS]
     if unknown or not weight_types or len(set(weight_types)) < len(weight_types):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from recbole_cora.errors import LLMError, SettingError, nearest
 from recbole_cora.llm.deltas import PairWeights, attached
-from recbole_cora.llm.families import WeightTarget
+from recbole_cora.llm.families import WeightTarget, last_block
+from recbole_cora.llm.packed import NAME, Packing, packed_attention, pruned
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ANSWER_SCORES = ("difference", "yes")
 _QUESTION = 'Answer with "Yes" or "No". \n#Answer:'
+log = logging.getLogger()
 _WHOLE = 1 << 20  # tensors of more elements are fingerprinted by a sample
 _SAMPLE = 1 << 16
 _LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
@@ -39,6 +42,8 @@ class FrozenLLM(nn.Module):
         max_tokens: the context window.
         hidden_size: d.
         answer_ids: the token ids of Yes and No as they follow a prompt.
+        packed: prompts are read in one row without padding (else in padded batches).
+        pruned: then the last block is read at the last tokens only.
     """
 
     def __init__(
@@ -63,8 +68,10 @@ class FrozenLLM(nn.Module):
         self.hidden_size = int(model.config.hidden_size)
         self.max_tokens = _context_window(model.config, tokenizer)
         self.answer_ids = answer_tokens(tokenizer, answers)
+        self.packed = self.pruned = False
         self.train(False)
         self._check_head()
+        self._try_packed()
 
     @classmethod
     def load(
@@ -196,29 +203,22 @@ class FrozenLLM(nn.Module):
         scores = []
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
-            deltas = nullcontext() if weights is None else attached(targets or (), weights.select(chunk))
+            prompts = [token_ids[n] for n in chunk]
+            lengths = [len(ids) for ids in prompts] if self.packed else None
+            deltas = nullcontext() if weights is None else attached(targets or (), weights.select(chunk), lengths)
             with deltas:
-                logits = self._answer_logits([token_ids[n] for n in chunk])
+                logits = self._answer_logits(prompts)
             scores.append(logits[:, 0] - logits[:, 1] if self.answer_score == "difference" else logits[:, 0])
         inverse = torch.empty(len(order), dtype=torch.long)
         inverse[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(scores)[inverse.to(scores[0].device)]
 
     def _answer_logits(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of the two answers after each prompt: [N, 2], float32.
-
-        Padded at the right without a mask: in a causal LM no real token sees a later one. Of the head only the
-        two answers' rows are computed, in float32.
-        """
+        """Logits of the two answers after each prompt: [N, 2], float32; only these rows of the head are computed."""
         lengths = [len(ids) for ids in token_ids]
         if min(lengths) == 0 or max(lengths) > self.max_tokens:
             raise LLMError(f"prompts of {min(lengths)} to {max(lengths)} tokens; expected 1 to {self.max_tokens}")
-        padded = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-        for n, ids in enumerate(token_ids):
-            padded[n, : lengths[n]] = torch.as_tensor(ids)
-        hidden = self.model.base_model(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
-        last = torch.tensor(lengths, device=hidden.device) - 1
-        hidden = hidden[torch.arange(len(lengths), device=hidden.device), last].float()  # [N, d]
+        hidden = (self._last_packed if self.packed else self._last_padded)(token_ids).float()  # [N, d]
         head = self.model.get_output_embeddings()
         rows = torch.tensor(self.answer_ids, device=head.weight.device)
         logits = hidden.to(rows.device) @ head.weight[rows].float().T
@@ -226,6 +226,50 @@ class FrozenLLM(nn.Module):
             logits = logits + head.bias[rows].float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _last_padded(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """The last token's state of each prompt [N, d].
+
+        Padded at the right without a mask: in a causal LM no real token sees a later one.
+        """
+        lengths = [len(ids) for ids in token_ids]
+        padded = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        for n, ids in enumerate(token_ids):
+            padded[n, : lengths[n]] = torch.as_tensor(ids)
+        hidden = self.model.base_model(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
+        last = torch.tensor(lengths, device=hidden.device) - 1
+        return hidden[torch.arange(len(lengths), device=hidden.device), last]
+
+    def _last_packed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """The same, from one row of all prompts' tokens."""
+        packing = Packing.of(token_ids, self.device)
+        row = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in token_ids]).unsqueeze(0)
+        block = last_block(self.model) if self.pruned else None
+        with nullcontext() if block is None else pruned(block, packing):
+            hidden = self.model.base_model(
+                input_ids=row.to(self.device), position_ids=packing.positions(), use_cache=False, packing=packing
+            ).last_hidden_state[0]
+        return hidden[packing.last.to(hidden.device)] if block is None else hidden
+
+    @torch.no_grad()
+    def _try_packed(self) -> None:
+        """Read packed and pruned from now on, or packed only, if the model answers alike; the log says where not."""
+        ids = self.tokenizer(_QUESTION, add_special_tokens=False)["input_ids"]
+        prompts = [ids, ids[:3], ids[1:]]
+        before, padded = self.model.config._attn_implementation, self._answer_logits(prompts)
+        self.packed, why = True, ""
+        for self.pruned in (True, False):
+            try:
+                self.model.set_attn_implementation(NAME)
+                if _alike(self._answer_logits(prompts), padded, self.model):
+                    return
+                why = "it answers otherwise then"
+            except _LOADING as error:
+                why = _line(error)
+            log.debug(f"{self.name}: not packed{' and pruned' if self.pruned else ''} ({why})")
+        self.packed = False
+        self.model.set_attn_implementation(before)
+        log.info(f"{self.name}: prompts are read in padded batches, not packed ({why})")
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -240,12 +284,26 @@ class FrozenLLM(nn.Module):
         longer = torch.tensor([[*ids, ids[0], ids[0]]], device=self.device)
         theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)].float()
         ours = self._answer_logits([ids])[0].to(theirs.device)
-        exact = next(self.model.parameters()).dtype == torch.float32
-        if not torch.allclose(ours, theirs, atol=1e-3 if exact else 0.15, rtol=1e-3 if exact else 0.05):
+        if not _alike(ours, theirs, self.model):
             raise LLMError(
                 f"'{self.name}' ({self.model.config.model_type}) does not read left to right, or scales its logits "
                 f"in a way unknown here; expected a causal LM with a plain language head"
             )
+
+
+def _causal_mask(*args: Any, **options: Any) -> Any:
+    """No mask where nothing is masked: `packed_attention` is causal by itself, and a packed row's would be T x T."""
+    return None if options.get("attention_mask") is None else transformers.masking_utils.sdpa_mask(*args, **options)
+
+
+transformers.AttentionInterface.register(NAME, packed_attention)
+transformers.AttentionMaskInterface.register(NAME, _causal_mask)
+
+
+def _alike(ours: Tensor, theirs: Tensor, model: Any) -> bool:
+    """Equal up to the rounding of the model's dtype."""
+    exact = next(model.parameters()).dtype == torch.float32
+    return torch.allclose(ours, theirs, atol=1e-3 if exact else 0.15, rtol=1e-3 if exact else 0.05)
 
 
 def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
