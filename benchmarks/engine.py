@@ -2,10 +2,10 @@
 
     python benchmarks/engine.py [--preset=tiny|cpu|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 
-A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16. In each round every way is timed once,
-so that a slow moment of the machine hits all of them; a ratio is the median over rounds of (this way / the base) within a
-round. Base of `score_*`: the frozen Hugging Face model on the right-padded batch in float32, last position only, two rows
-of the head. See benchmarks/README.md.
+A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16. In each round every way is timed
+once, so that a slow moment of the machine hits all of them; a ratio is the median over rounds of (this way / the base)
+within a round. Base of `score_*`: the frozen Hugging Face model on the right-padded batch in float32, last position
+only, two rows of the head. See benchmarks/README.md.
 """
 
 from __future__ import annotations
