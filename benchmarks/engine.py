@@ -28,7 +28,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recbole_cora.generator import CollaborativeWeightsGenerator
 from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import weight_targets
-from recbole_cora.llm.frozen import FrozenLLM, wrap_tokenizer
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -116,15 +117,15 @@ class Bench:
 
     @torch.no_grad()
     def frozen_packed(self) -> None:
-        self.llm.score(self.prompts, batch_size=BATCH)
+        self.llm.score(self.prompts)
 
     @torch.no_grad()
     def apply_packed(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.weights, batch_size=BATCH)
+        self.llm.score(self.prompts, self.targets, self.weights)
 
     @torch.no_grad()
     def cora_packed(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.generator.eval()(self.memory), batch_size=BATCH)
+        self.llm.score(self.prompts, self.targets, self.generator.eval()(self.memory))
 
     @torch.no_grad()
     def cora_padded(self) -> None:
@@ -132,7 +133,7 @@ class Bench:
         try:
             for batch in self.batches():
                 weights = self.weights.select(list(batch))
-                self.llm.score([self.prompts[n] for n in batch], self.targets, weights, batch_size=BATCH)
+                self.llm.score([self.prompts[n] for n in batch], self.targets, weights)
         finally:
             self.llm.packed = True
 
@@ -188,7 +189,7 @@ class Bench:
 
     def train_cora(self) -> None:
         weights: PairWeights = self.generator.train()(self.memory[:BATCH])
-        self._step(self.llm.score(self.prompts[:BATCH], self.targets, weights, BATCH), self.cora_optimizer)
+        self._step(self.llm.score(self.prompts[:BATCH], self.targets, weights), self.cora_optimizer)
 
     def _step(self, scores: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,8 @@ from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
 from recbole_cora.errors import CheckpointError, LLMError, SettingError, nearest
 from recbole_cora.evidence import EVIDENCE, averages, colikes, out_of_fold_scores
 from recbole_cora.files import content_key, make_folder_whole, write_json
-from recbole_cora.llm.frozen import FrozenLLM, show_loading_bars
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.hub import show_loading_bars
 from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings

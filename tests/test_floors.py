@@ -14,7 +14,8 @@ FLOORS = [
     {"ratings", "rows_dataset", "row_prompts", "cf"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
-    | {"generator", "llm", "llm.frozen", "llm.families", "llm.deltas", "llm.packed", "llm.tiny"},
+    | {"generator", "llm", "llm.hub", "llm.frozen", "llm.answers", "llm.families", "llm.deltas", "llm.tiny"}
+    | {"llm.packed", "llm.prefix", "llm.recompute"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "models.averages", "checkpoint"},
     {"trainer", "stage"},
     {"registry", "evidence", "parts", "quick_start"},
@@ -51,10 +52,10 @@ def test_a_file_imports_only_downward(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_heavy_imports_have_one_place(path: Path) -> None:
-    """transformers is imported by llm/frozen.py alone, recbole.quick_start (it imports ray) and ray by no file,
+    """transformers is imported by llm/hub.py alone, recbole.quick_start (it imports ray) and ray by no file,
     and the generator, the prompts and llm/ import no recbole."""
     tops = {i.split(".")[0] for i in _imports(path)}
-    assert "transformers" not in tops or _name(path) == "llm.frozen"
+    assert "transformers" not in tops or _name(path) == "llm.hub"
     assert "ray" not in tops and "recbole.quick_start" not in _imports(path)
     if _name(path).startswith(("llm", "generator", "prompts", "errors", "files")):
         assert "recbole" not in tops

@@ -18,7 +18,8 @@ from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.generator import CollaborativeWeightsGenerator
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import FAMILIES, WeightTarget, weight_targets
-from recbole_cora.llm.frozen import FrozenLLM, wrap_tokenizer
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import make_tiny_llm, train_tokenizer
 from recbole_cora.prompts import PromptEncoder, load_template
 
@@ -65,13 +66,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=OPTIONS)
 def llm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FrozenLLM:
     """One of each family."""
-    return FrozenLLM.load(str(folders[request.param]))
+    return FrozenLLM.load(str(folders[request.param]), dtype="float32")
 
 
 @pytest.fixture
 def llama(folders: dict[str, Path]) -> FrozenLLM:
     """One family, where the law does not depend on it."""
-    return FrozenLLM.load(str(folders["llama"]))
+    return FrozenLLM.load(str(folders["llama"]), dtype="float32")
 
 
 def prompts(llm: FrozenLLM) -> list[list[int]]:
@@ -186,8 +187,8 @@ def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
     weights = random_weights(targets)
     ids = prompts(llm)
     alone = torch.cat([llm.score([ids[n]], targets, weights.select([n])) for n in range(N)])
-    for batch_size in (1, 2, 5, 100):
-        torch.testing.assert_close(llm.score(ids, targets, weights, batch_size), alone, atol=1e-5, rtol=0)
+    for llm.batch_tokens in (1, 100, 1000):
+        torch.testing.assert_close(llm.score(ids, targets, weights), alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -212,7 +213,7 @@ def test_a_training_step_moves_every_generator_weight_and_no_llm_weight(llm: Fro
         torch.nn.init.normal_(B)
     before = llm.fingerprint()
     optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
-    scores = llm.score(prompts(llm), targets, generator(torch.randn(N, 2, 12)), batch_size=2)
+    scores = llm.score(prompts(llm), targets, generator(torch.randn(N, 2, 12)))
     torch.nn.functional.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0, 1, 0, 1])).backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name

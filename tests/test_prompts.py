@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_cora.errors import LLMError, SettingError
-from recbole_cora.llm.frozen import wrap_tokenizer
+from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
 from recbole_cora.prompts import BUILT_IN, PromptEncoder, Template, clean_title, load_template
 

@@ -51,7 +51,10 @@ class PairWeights:
 
 @contextmanager
 def attached(
-    targets: Sequence[WeightTarget], weights: PairWeights, lengths: Sequence[int] | None = None
+    targets: Sequence[WeightTarget],
+    weights: PairWeights,
+    lengths: Sequence[int] | None = None,
+    acting: Tensor | None = None,
 ) -> Iterator[None]:
     """Within this context each target answers `W x + scale * (x A) B`, the tokens of pair n with pair n's A.
 
@@ -59,6 +62,7 @@ def attached(
 
     Args:
         lengths: of the pairs' tokens in a packed row; None: x is a batch, row n of pair n.
+        acting: at which tokens the weights act [N, L, 1], or packed [1, T, 1]; None: at all.
 
     Raises:
         LLMError: a target has no A of its width or no B of its shape, or a projection meets an x of another form.
@@ -67,7 +71,7 @@ def attached(
     for target in targets:
         _check(target, weights)
         by_module.setdefault(id(target.module), []).append(target)
-    thin = _ThinProduct(weights, lengths)
+    thin = _ThinProduct(weights, lengths, acting)
     handles = []
     try:
         for group in by_module.values():
@@ -82,9 +86,11 @@ def attached(
 class _ThinProduct:
     """x A, computed once for the projections that read the very same x (q, k and v of a block; fused ones)."""
 
-    def __init__(self, weights: PairWeights, lengths: Sequence[int] | None) -> None:
+    def __init__(self, weights: PairWeights, lengths: Sequence[int] | None, acting: Tensor | None) -> None:
         self.weights = weights
         self._lengths = list(lengths) if lengths else None
+        self._ends = torch.tensor(lengths).cumsum(0) if lengths else None
+        self._acting = acting
         self.forget()
 
     def forget(self) -> None:
@@ -96,7 +102,10 @@ class _ThinProduct:
         if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
             A = self.weights.A[width].to(x)
             wide = F.dropout(x, self.weights.dropout, self.weights.training)
-            self._x, self._product = x, self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
+            product = self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
+            if self._acting is not None and self._acting.shape[:2] == x.shape[:2]:  # else the last tokens, all acting
+                product = product * self._acting.to(product)
+            self._x, self._product = x, product
         return self._product
 
     def _batched(self, x: Tensor, A: Tensor) -> Tensor:
@@ -108,7 +117,7 @@ class _ThinProduct:
         return torch.bmm(x, A)
 
     def _packed(self, x: Tensor, A: Tensor) -> Tensor:
-        assert self._lengths is not None
+        assert self._lengths is not None and self._ends is not None
         if x.shape[:2] == (1, len(A)):  # the last block, read at the N last tokens only (see `packed`)
             return torch.bmm(x.transpose(0, 1), A).transpose(0, 1)
         if x.shape[0] != 1 or x.shape[1] != sum(self._lengths) or len(self._lengths) != len(A):
@@ -116,6 +125,8 @@ class _ThinProduct:
                 f"the weights are of {len(A)} pairs, packed in {sum(self._lengths)} tokens, but a projection reads an "
                 f"input of shape {tuple(x.shape)}"
             )
+        if A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0:  # what its kernels take
+            return F.grouped_mm(x[0], A, offs=self._ends.to(x.device, torch.int32)).unsqueeze(0)
         pieces = zip(x[0].split(self._lengths), A.unbind(), strict=True)
         return torch.cat([piece @ a for piece, a in pieces]).unsqueeze(0)
 

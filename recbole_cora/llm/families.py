@@ -119,11 +119,10 @@ def weight_targets(model: Any, weight_types: str, module_names: dict[str, str] |
     return targets
 
 
-def last_block(model: Any, module_names: dict[str, str] | None = None) -> nn.Module | None:
-    """The last decoder block; None where nothing says where the blocks are."""
+def decoder_blocks(model: Any) -> list[nn.Module]:
+    """The decoder blocks, first to last; empty where the family is not in the table."""
     family = FAMILIES.get(model.config.model_type)
-    path = (module_names or {}).get("layers") or (family and family.layers)
-    return list(_submodule(model, path, "layers").children())[-1] if path else None
+    return list(_submodule(model, family.layers, "layers").children()) if family else []
 
 
 def _kinds(weight_types: str) -> list[str]:

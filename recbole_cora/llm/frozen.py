@@ -1,4 +1,4 @@
-"""A frozen LLM that answers Yes or No: the one file that imports `transformers`.
+"""A frozen LLM that answers Yes or No, with each prompt's own weights.
 
 Legend: N prompts, L tokens, d hidden size.
 """
@@ -9,28 +9,28 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recbole_cora.errors import LLMError, SettingError, nearest
+from recbole_cora.llm import hub
+from recbole_cora.llm.answers import QUESTION, answer_tokens
 from recbole_cora.llm.deltas import PairWeights, attached
-from recbole_cora.llm.families import WeightTarget, last_block
-from recbole_cora.llm.packed import NAME, Packing, packed_attention, pruned
+from recbole_cora.llm.families import WeightTarget, decoder_blocks
+from recbole_cora.llm.packed import NAME, Packing, pruned, recorded
+from recbole_cora.llm.prefix import Prefix, PrefixCache
+from recbole_cora.llm.recompute import recomputed
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ANSWER_SCORES = ("difference", "yes")
-_QUESTION = 'Answer with "Yes" or "No". \n#Answer:'
 log = logging.getLogger()
 _WHOLE = 1 << 20  # tensors of more elements are fingerprinted by a sample
 _SAMPLE = 1 << 16
-_LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 class FrozenLLM(nn.Module):
@@ -44,6 +44,10 @@ class FrozenLLM(nn.Module):
         answer_ids: the token ids of Yes and No as they follow a prompt.
         packed: prompts are read in one row without padding (else in padded batches).
         pruned: then the last block is read at the last tokens only.
+        shares_prefixes: then what comes before a question can be read once for many questions.
+        prefixes: what is kept of these; nothing, until given room.
+        recompute: gradient checkpointing: activations of each block are computed again in the backward pass.
+        batch_tokens: tokens of one forward pass.
     """
 
     def __init__(
@@ -68,7 +72,12 @@ class FrozenLLM(nn.Module):
         self.hidden_size = int(model.config.hidden_size)
         self.max_tokens = _context_window(model.config, tokenizer)
         self.answer_ids = answer_tokens(tokenizer, answers)
-        self.packed = self.pruned = False
+        self.prefixes = PrefixCache(0)
+        self.recompute = False
+        # Larger rows fall out of a CPU's caches; smaller ones leave its, or a GPU's, matrix units waiting.
+        self.batch_tokens = 1024 if self.device.type == "cpu" else 4096
+        self._blocks = decoder_blocks(model)
+        self.packed = self.pruned = self.shares_prefixes = False
         self.train(False)
         self._check_head()
         self._try_packed()
@@ -78,71 +87,29 @@ class FrozenLLM(nn.Module):
         cls,
         path: str,
         *,
-        revision: str | None = None,
-        dtype: str = "auto",
-        device: str | torch.device = "cpu",
-        device_map: str | None = None,
-        trust_remote_code: bool = False,
-        allow_pickle: bool = False,
         answers: tuple[str, str] = ("Yes", "No"),
         answer_score: str = "difference",
+        revision: str | None = None,
+        **options: Any,
     ) -> FrozenLLM:
         """Load a Hugging Face folder or hub id.
 
         Args:
             path: folder or hub id; revision: of a hub id (a commit, for results that reproduce).
-            dtype: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16 or float16.
-            device: where the LLM goes, unless `device_map` ("auto": spread over the devices at hand) says so.
-            trust_remote_code: run the Python code that comes with the model.
-            allow_pickle: read weights that are not safetensors (a pickle can run code).
             answers: what the LLM may answer, first the positive one.
             answer_score: "difference" = logit of Yes minus logit of No; "yes" = logit of Yes alone.
+            dtype: float32, bfloat16, float16; auto: bfloat16 where the device's matrix units have it, else float32.
+            quantised: "4bit" or "8bit" weights, by bitsandbytes.
+            device: where the LLM goes, unless `device_map` ("auto": spread over the devices at hand) says so.
+            offload_folder: where what no device holds then goes.
+            trust_remote_code: run the Python code that comes with the model.
+            allow_pickle: read weights that are not safetensors (a pickle can run code).
 
         Raises:
             LLMError: not there, not a decoder with a language head, incomplete, or its answers are not single tokens.
-            SettingError: an unknown dtype or answer score.
+            SettingError: an unknown dtype, quantisation or answer score.
         """
-        if dtype != "auto" and dtype not in DTYPES:
-            raise SettingError(f"dtype '{dtype}'{nearest(dtype, DTYPES)}: expected auto, {', '.join(DTYPES)}")
-        on_cuda = torch.device(device).type == "cuda" or (device_map is not None and torch.cuda.is_available())
-        kind = DTYPES[dtype] if dtype != "auto" else torch.bfloat16 if on_cuda else torch.float32
-        folder = Path(path).expanduser()
-        source = str(folder) if folder.is_dir() else path
-        if not folder.is_dir() and path.startswith((".", "/", "~")):
-            raise LLMError(
-                f"no LLM folder '{path}'; expected a Hugging Face folder or a hub id such as Qwen/Qwen2-0.5B"
-            )
-        common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            config = transformers.AutoConfig.from_pretrained(source, **common)
-        except _LOADING as error:
-            raise LLMError(
-                f"cannot find or read the LLM '{path}': {_line(error)}; expected a Hugging Face folder or hub id "
-                f"(offline, download it beforehand and give its folder)"
-            ) from None
-        if getattr(config, "is_encoder_decoder", False):
-            raise LLMError(f"'{path}' ({config.model_type}) is an encoder-decoder; expected a decoder-only causal LM")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=kind,
-                device_map=device_map,
-                use_safetensors=None if allow_pickle else True,
-                output_loading_info=True,
-                **common,
-            )
-        except _LOADING as error:
-            remedy = "" if allow_pickle else "; weights that are not safetensors load only with allow_pickle"
-            raise LLMError(f"cannot load the LLM '{path}': {_line(error)}{remedy}") from None
-        model, info = loaded
-        if info["missing_keys"]:
-            lacking = sorted(info["missing_keys"])
-            raise LLMError(
-                f"'{path}' lacks {len(lacking)} weights, such as {lacking[0]}; expected a complete causal LM"
-            )
-        if device_map is None:
-            model = model.to(device)
+        model, tokenizer = hub.load(path, revision=revision, **options)
         return cls(model, tokenizer, path, revision, answers, answer_score)
 
     def train(self, mode: bool = True) -> FrozenLLM:
@@ -159,217 +126,269 @@ class FrozenLLM(nn.Module):
         """Where token ids go."""
         return self.model.get_input_embeddings().weight.device
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the config and of every parameter's name, shape, dtype and bytes.
+    @property
+    def dtype(self) -> str:
+        """Of the embeddings, such as "bfloat16"."""
+        return str(self.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
-        Of a tensor with more than 2^20 elements 2^16 evenly spaced ones are hashed: another model is always told
-        apart, a change of single elements in a large model may not be.
+    def fingerprint(self) -> str:
+        """SHA-256 of the config and of every parameter's name, shape and values.
+
+        Values are taken in bfloat16, so that one model is the same in whatever dtype it is read. Of a tensor with more
+        than 2^20 elements 2^16 evenly spaced ones are hashed: another model is always told apart, a change of single
+        elements in a large model may not be.
         """
         config = {
             key: value
             for key, value in self.model.config.to_dict().items()
-            if key not in ("_name_or_path", "transformers_version")  # the same model moved or read by a newer release
+            # the same model moved, or read in another dtype or by a newer release
+            if key not in ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, parameter in sorted(self.model.named_parameters()):
             flat = parameter.detach().reshape(-1)
             if flat.numel() > _WHOLE:
                 flat = flat[:: -(-flat.numel() // _SAMPLE)]
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            flat = flat.bfloat16() if flat.is_floating_point() else flat
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
             digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def score(
         self,
         token_ids: Sequence[Sequence[int]],
-        targets: Sequence[WeightTarget] | None = None,
+        targets: Sequence[WeightTarget] = (),
         weights: PairWeights | None = None,
-        batch_size: int = 32,
+        questions: Sequence[int] | None = None,
     ) -> Tensor:
         """The answer score of N prompts: [N], float32, in the given order.
 
-        The prompts are read in batches of similar length. Gradients flow to `weights`, if any; without them this
-        is the base LLM, bit for bit.
+        They are read in batches of at most `batch_tokens`. Gradients flow to `weights`, if any; without them this is
+        the base LLM, bit for bit.
 
         Args:
             token_ids: N prompts of any length up to `max_tokens`.
             targets: the projections that receive a delta, where there are weights.
             weights: the collaborative weights of the N pairs.
-            batch_size: prompts per forward pass.
+            questions: where in each prompt the weights begin to act (at least 1); None: on all of it. What comes before
+                is then the base LLM's, and read once for all prompts that begin alike.
+
+        Raises:
+            LLMError: a prompt that is empty or too long, or a question outside it.
         """
         if not len(token_ids):
             return torch.zeros(0, device=self.device)
-        order = sorted(range(len(token_ids)), key=lambda n: len(token_ids[n]))
-        scores = []
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            prompts = [token_ids[n] for n in chunk]
-            lengths = [len(ids) for ids in prompts] if self.packed else None
-            deltas = nullcontext() if weights is None else attached(targets or (), weights.select(chunk), lengths)
-            with deltas:
-                logits = self._answer_logits(prompts)
+        lengths = [len(ids) for ids in token_ids]
+        if min(lengths) == 0 or max(lengths) > self.max_tokens:
+            raise LLMError(f"prompts of {min(lengths)} to {max(lengths)} tokens; expected 1 to {self.max_tokens}")
+        starts = None if weights is None else questions
+        if starts is not None and not all(1 <= start < length for start, length in zip(starts, lengths, strict=True)):
+            raise LLMError("a question begins outside its prompt; expected it after the first token")
+        order, scores = [], []
+        for group in self._groups(token_ids, starts):
+            prompts = [token_ids[n] for n in group]
+            chosen = None if weights is None else weights.select(group)
+            begin = None if starts is None else [starts[n] for n in group]
+            last = self._read(prompts, targets, chosen, begin)
+            logits = self._logits(last)
             scores.append(logits[:, 0] - logits[:, 1] if self.answer_score == "difference" else logits[:, 0])
+            order += group
         inverse = torch.empty(len(order), dtype=torch.long)
         inverse[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(scores)[inverse.to(scores[0].device)]
 
-    def _answer_logits(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of the two answers after each prompt: [N, 2], float32; only these rows of the head are computed."""
-        lengths = [len(ids) for ids in token_ids]
-        if min(lengths) == 0 or max(lengths) > self.max_tokens:
-            raise LLMError(f"prompts of {min(lengths)} to {max(lengths)} tokens; expected 1 to {self.max_tokens}")
-        hidden = (self._last_packed if self.packed else self._last_padded)(token_ids).float()  # [N, d]
+    def _groups(self, token_ids: Sequence[Sequence[int]], starts: Sequence[int] | None) -> Iterator[list[int]]:
+        """Prompts that are read together: of like length where they are padded, of one prefix where they share it."""
+        lengths, most = [len(ids) for ids in token_ids], self.batch_tokens
+        everyone = range(len(lengths))
+        if not self.packed:
+            by_length = sorted(everyone, key=lengths.__getitem__)
+            return _grouped(by_length, lambda group: len(group) * lengths[group[-1]] <= most)
+        if starts is None or not self.shares_prefixes:
+            return _grouped(everyone, lambda group: sum(lengths[n] for n in group) <= most)
+        prefixes = [_key(ids[:start]) for ids, start in zip(token_ids, starts, strict=True)]
+
+        def fits(group: list[int]) -> bool:
+            before = {prefixes[n]: starts[n] for n in group}
+            return sum(lengths[n] - starts[n] for n in group) <= most and sum(before.values()) <= 4 * most
+
+        return _grouped(sorted(everyone, key=prefixes.__getitem__), fits)
+
+    def _read(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[WeightTarget] = (),
+        weights: PairWeights | None = None,
+        starts: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The last token's state of each prompt [N, d]; the weights act from `starts` on."""
+        if not self.packed:
+            with ExitStack() as stack:
+                self._equip(stack, targets, weights, None, None if starts is None else _after(starts, prompts))
+                return self._last_padded(prompts)
+        prefixes: list[Prefix] = []
+        acting = None
+        if starts is not None and self.shares_prefixes:
+            prefixes = self._read_prefixes([ids[:start] for ids, start in zip(prompts, starts, strict=True)])
+            prompts = [ids[start:] for ids, start in zip(prompts, starts, strict=True)]
+        elif starts is not None:
+            acting = torch.cat([torch.arange(len(ids)) >= start for ids, start in zip(prompts, starts, strict=True)])
+            acting = acting[None, :, None]
+        packing = Packing.of(prompts, self.device, prefixes=tuple(prefixes))
+        with ExitStack() as stack:
+            self._equip(stack, targets, weights, packing.lengths, acting)
+            if self.pruned:
+                stack.enter_context(pruned(self._blocks[-1], packing))
+            hidden = self._forward(prompts, packing)
+        return hidden if self.pruned else hidden[packing.last.to(hidden.device)]
+
+    def _equip(
+        self,
+        stack: ExitStack,
+        targets: Sequence[WeightTarget],
+        weights: PairWeights | None,
+        lengths: Sequence[int] | None,
+        acting: Tensor | None,
+    ) -> None:
+        """Attach the weights within `stack`; with `recompute`, to be attached again in the backward pass."""
+        if weights is None:
+            return
+        stack.enter_context(attached(targets, weights, lengths, acting))
+        if not self.recompute or not torch.is_grad_enabled():
+            return
+
+        def again(layer: int) -> Callable[[], Any]:
+            own = [target for target in targets if target.layer == layer]
+            return lambda: attached(own, weights, lengths, acting)
+
+        blocks = list(enumerate(self._blocks))[: -1 if self.pruned else None]
+        stack.enter_context(recomputed((block, again(layer)) for layer, block in blocks))
+
+    def _last_padded(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The last token's state of each prompt [N, d].
+
+        Padded at the right without a mask: in a causal LM no real token sees a later one.
+        """
+        lengths = torch.tensor([len(ids) for ids in prompts])
+        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+        for n, ids in enumerate(prompts):
+            padded[n, : len(ids)] = torch.as_tensor(ids)
+        hidden = self.model.base_model(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(prompts)), lengths - 1]
+
+    def _forward(self, prompts: Sequence[Sequence[int]], packing: Packing) -> Tensor:
+        """States of a packed row: [T, d], or [N, d] where the last block is pruned."""
+        row = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in prompts]).unsqueeze(0).to(self.device)
+        return self.model.base_model(
+            input_ids=row, position_ids=packing.positions(), use_cache=False, packing=packing
+        ).last_hidden_state[0]
+
+    @torch.no_grad()
+    def _read_prefixes(self, prefixes: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Keys and values of each, from the cache or read now."""
+        keys = [_key(ids) for ids in prefixes]
+        found = {key: self.prefixes.get(key) for key in keys}
+        missing = {key: ids for key, ids in zip(keys, prefixes, strict=True) if found[key] is None}
+        names, texts = list(missing), list(missing.values())
+        for group in _grouped(range(len(texts)), lambda g: sum(len(texts[n]) for n in g) <= self.batch_tokens):
+            some = [texts[n] for n in group]
+            packing = Packing.of(some, self.device)
+            blocks = recorded(self._blocks[-1], partial(self._forward, some), packing)
+            pieces = zip(*(block.split(packing.lengths, dim=2) for block in blocks), strict=True)
+            for n, layers in zip(group, pieces, strict=True):
+                found[names[n]] = states = tuple(layer.clone() for layer in layers)
+                self.prefixes.offer(names[n], states)
+        return [found[key] for key in keys]  # type: ignore[misc]
+
+    def _logits(self, last: Tensor) -> Tensor:
+        """Logits of the two answers [N, 2], float32, of last states [N, d]; no other row of the head is computed."""
         head = self.model.get_output_embeddings()
         rows = torch.tensor(self.answer_ids, device=head.weight.device)
-        logits = hidden.to(rows.device) @ head.weight[rows].float().T
+        logits = last.float().to(rows.device) @ head.weight[rows].float().T
         if head.bias is not None:
             logits = logits + head.bias[rows].float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _last_padded(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """The last token's state of each prompt [N, d].
-
-        Padded at the right without a mask: in a causal LM no real token sees a later one.
-        """
-        lengths = [len(ids) for ids in token_ids]
-        padded = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-        for n, ids in enumerate(token_ids):
-            padded[n, : lengths[n]] = torch.as_tensor(ids)
-        hidden = self.model.base_model(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
-        last = torch.tensor(lengths, device=hidden.device) - 1
-        return hidden[torch.arange(len(lengths), device=hidden.device), last]
-
-    def _last_packed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """The same, from one row of all prompts' tokens."""
-        packing = Packing.of(token_ids, self.device)
-        row = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in token_ids]).unsqueeze(0)
-        block = last_block(self.model) if self.pruned else None
-        with nullcontext() if block is None else pruned(block, packing):
-            hidden = self.model.base_model(
-                input_ids=row.to(self.device), position_ids=packing.positions(), use_cache=False, packing=packing
-            ).last_hidden_state[0]
-        return hidden[packing.last.to(hidden.device)] if block is None else hidden
-
     @torch.no_grad()
     def _try_packed(self) -> None:
-        """Read packed and pruned from now on, or packed only, if the model answers alike; the log says where not."""
-        ids = self.tokenizer(_QUESTION, add_special_tokens=False)["input_ids"]
+        """Take each faster way of reading in which the model answers as it does padded; the log says which it does not.
+
+        A way fails where a model's own code reshapes what it is given, masks by itself, or keeps no `layer_idx`.
+        """
+        ids = self.tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
         prompts = [ids, ids[:3], ids[1:]]
-        before, padded = self.model.config._attn_implementation, self._answer_logits(prompts)
-        self.packed, why = True, ""
-        for self.pruned in (True, False):
+        before, padded = self.model.config._attn_implementation, self._read(prompts)
+
+        def works(way: str, read: Callable[[], Tensor]) -> bool:
+            setattr(self, way, True)
             try:
-                self.model.set_attn_implementation(NAME)
-                if _alike(self._answer_logits(prompts), padded, self.model):
-                    return
-                why = "it answers otherwise then"
-            except _LOADING as error:
-                why = _line(error)
-            log.debug(f"{self.name}: not packed{' and pruned' if self.pruned else ''} ({why})")
-        self.packed = False
-        self.model.set_attn_implementation(before)
-        log.info(f"{self.name}: prompts are read in padded batches, not packed ({why})")
+                why = "" if _alike(read(), padded) else "it answers otherwise then"
+            except hub.FAILURES as error:
+                why = hub.line_of(error)
+            setattr(self, way, not why)
+            if why:
+                level = logging.INFO if way == "packed" else logging.DEBUG
+                log.log(level, f"{self.name}: not {way.replace('_', ' ')} ({why}), but read in the slower way")
+            return not why
+
+        try:
+            self.model.set_attn_implementation(NAME)
+        except hub.FAILURES as error:
+            log.info(f"{self.name}: prompts are read in padded batches, not packed ({hub.line_of(error)})")
+            return
+        if not works("packed", lambda: self._read(prompts)):
+            self.model.set_attn_implementation(before)
+        elif self._blocks:
+            works("pruned", lambda: self._read(prompts))
+            works("shares_prefixes", lambda: self._read(prompts, starts=[2, 1, 4]))
 
     @torch.no_grad()
     def _check_head(self) -> None:
         """The two rows must be what the model itself answers, and a later token must not change an earlier one.
 
-        So a bidirectional model, or a head with a scaling that `_answer_logits` does not know, is refused here
-        instead of giving wrong scores in silence.
+        So a bidirectional model, or a head with a scaling that `_logits` does not know, is refused here instead of
+        giving wrong scores in silence.
         """
         if self.model.get_output_embeddings() is None:
             raise LLMError(f"'{self.name}' has no language head; expected a causal LM")
-        ids = self.tokenizer(_QUESTION, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
         longer = torch.tensor([[*ids, ids[0], ids[0]]], device=self.device)
-        theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)].float()
-        ours = self._answer_logits([ids])[0].to(theirs.device)
-        if not _alike(ours, theirs, self.model):
+        theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)]
+        ours = self._logits(self._read([ids]))[0].to(theirs.device)
+        if not _alike(ours, theirs):
             raise LLMError(
                 f"'{self.name}' ({self.model.config.model_type}) does not read left to right, or scales its logits "
                 f"in a way unknown here; expected a causal LM with a plain language head"
             )
 
 
-def _causal_mask(*args: Any, **options: Any) -> Any:
-    """No mask where nothing is masked: `packed_attention` is causal by itself, and a packed row's would be T x T."""
-    return None if options.get("attention_mask") is None else transformers.masking_utils.sdpa_mask(*args, **options)
+def _grouped(order: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
+    """`order` cut into runs that fit, of at least one each."""
+    group: list[int] = []
+    for n in order:
+        if group and not fits([*group, n]):
+            yield group
+            group = []
+        group.append(n)
+    if group:
+        yield group
 
 
-transformers.AttentionInterface.register(NAME, packed_attention)
-transformers.AttentionMaskInterface.register(NAME, _causal_mask)
+def _after(starts: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+    """True from each row's start on [N, L, 1], in a padded batch."""
+    return (torch.arange(max(map(len, prompts))) >= torch.tensor(starts)[:, None]).unsqueeze(2)
 
 
-def _alike(ours: Tensor, theirs: Tensor, model: Any) -> bool:
-    """Equal up to the rounding of the model's dtype."""
-    exact = next(model.parameters()).dtype == torch.float32
-    return torch.allclose(ours, theirs, atol=1e-3 if exact else 0.15, rtol=1e-3 if exact else 0.05)
+def _key(ids: Sequence[int]) -> bytes:
+    return np.asarray(ids, dtype=np.int32).tobytes()
 
 
-def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
-    """The ids of the two answers as they follow `#Answer:`, with the space before them if that is one token each.
-
-    Raises:
-        LLMError: an answer is more than one token, or both are the same.
-    """
-    question = tokenizer(_QUESTION, add_special_tokens=False)["input_ids"]
-    seen = []
-    for space in (" ", ""):
-        tails = []
-        for answer in answers:
-            ids = tokenizer(_QUESTION + space + answer, add_special_tokens=False)["input_ids"]
-            tails.append(ids[len(question) :] if ids[: len(question)] == question else [])
-        if all(len(tail) == 1 for tail in tails) and tails[0] != tails[1]:
-            return tails[0][0], tails[1][0]
-        seen += [tokenizer.convert_ids_to_tokens(tail) for tail in tails]
-    raise LLMError(
-        f"the answers {answers[0]!r} and {answers[1]!r} are not two single tokens of this LLM after '#Answer:': "
-        f"{seen}; choose other answers"
-    )
-
-
-def show_loading_bars(shown: bool) -> None:
-    """Whether `transformers` shows a bar while it reads or writes weights, in this process."""
-    bars = transformers.utils.logging
-    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
-
-
-def make_llama(
-    *,
-    vocab_size: int,
-    hidden: int,
-    layers: int,
-    heads: int,
-    intermediate: int,
-    max_tokens: int,
-    special: dict[str, int],
-) -> Any:
-    """A small Llama with random weights; `special` holds bos_token_id, eos_token_id and pad_token_id."""
-    make_config: Any = transformers.LlamaConfig
-    config = make_config(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=max_tokens,
-        tie_word_embeddings=True,
-        **special,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def wrap_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
-    """A `tokenizers.Tokenizer` with <s>, </s> and <pad> as a Hugging Face tokenizer, to be saved with a model."""
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        model_max_length=max_tokens,
-        clean_up_tokenization_spaces=False,
-    )
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal up to the rounding of the dtype."""
+    coarse = theirs.dtype != torch.float32
+    scale = float(theirs.float().abs().max())
+    return torch.allclose(ours.float(), theirs.float(), atol=(0.05 if coarse else 1e-3) * max(scale, 1e-3), rtol=0)
 
 
 def _context_window(config: Any, tokenizer: Any) -> int:
@@ -379,8 +398,3 @@ def _context_window(config: Any, tokenizer: Any) -> int:
     if not known:
         raise LLMError("neither the LLM's config nor its tokenizer names a longest input")
     return min(known)
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return f"{type(error).__name__}: " + (str(error).strip().splitlines() or ["(no message)"])[0][:200].rstrip(".")

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from recbole_cora.errors import LLMError
 from recbole_cora.files import make_folder_whole
-from recbole_cora.llm.frozen import answer_tokens, make_llama, wrap_tokenizer
+from recbole_cora.llm.answers import answer_tokens
+from recbole_cora.llm.hub import make_llama, wrap_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024

@@ -40,7 +40,6 @@ class CoRA(GeneralRecommender):
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.encoder, self.llm, self.prompts = encoder, llm, prompts
-        self.llm_batch_size = config["llm_batch_size"]
         self.targets = weight_targets(llm.model, config["weight_types"], config["llm_modules"])
         self.cf_dropout = nn.Dropout(config["cf_dropout"])
         self.generator = CollaborativeWeightsGenerator(
@@ -63,9 +62,7 @@ class CoRA(GeneralRecommender):
         e_ui, evidence = self.encoder(interaction)  # (1)  [N, 2c], [N, m]
         memory = torch.cat([self.cf_dropout(e_ui), evidence], dim=-1)
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
-        return self.llm.score(
-            self._tokens(interaction), self.targets, weights, batch_size=self.llm_batch_size
-        )  # (5), (6)
+        return self.llm.score(self._tokens(interaction), self.targets, weights)  # (5), (6)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Binary cross-entropy on the label; eq. (7)."""
@@ -74,7 +71,7 @@ class CoRA(GeneralRecommender):
     @torch.no_grad()
     def predict_text_only(self, interaction: Any) -> Tensor:
         """Logits [N] of the frozen LLM on the same prompts, without any weights."""
-        return self.llm.score(self._tokens(interaction), batch_size=self.llm_batch_size)
+        return self.llm.score(self._tokens(interaction))
 
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the generator, and nothing frozen."""

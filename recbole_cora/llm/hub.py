@@ -1,0 +1,167 @@
+"""Hugging Face models and tokenizers, from a folder or the hub: the one file that imports `transformers`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from recbole_cora.errors import LLMError, SettingError, nearest
+from recbole_cora.llm.packed import NAME, packed_attention
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTISED = ("4bit", "8bit")
+#: What reading a foreign folder or running a foreign model may raise.
+FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+
+
+def load(
+    path: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    quantised: str | None = None,
+    device: str | torch.device = "cpu",
+    device_map: Any = None,
+    offload_folder: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[Any, Any]:
+    """A decoder-only causal LM and its tokenizer; the arguments are `FrozenLLM.load`'s.
+
+    Raises:
+        LLMError: not there, not a decoder, or incomplete; bitsandbytes is not installed.
+        SettingError: an unknown dtype or kind of quantisation.
+    """
+    spread = device_map is not None
+    kind = _dtype(dtype, torch.device("cuda" if spread and torch.cuda.is_available() else device))
+    folder = Path(path).expanduser()
+    source = str(folder) if folder.is_dir() else path
+    if not folder.is_dir() and path.startswith((".", "/", "~")):
+        raise LLMError(f"no LLM folder '{path}'; expected a Hugging Face folder or a hub id such as Qwen/Qwen2-0.5B")
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **common)
+    except FAILURES as error:
+        raise LLMError(
+            f"cannot find or read the LLM '{path}': {line_of(error)}; expected a Hugging Face folder or hub id "
+            f"(offline, download it beforehand and give its folder)"
+        ) from None
+    if getattr(config, "is_encoder_decoder", False):
+        raise LLMError(f"'{path}' ({config.model_type}) is an encoder-decoder; expected a decoder-only causal LM")
+    if quantised is not None:
+        common["quantization_config"] = _quantisation(quantised, kind)
+        device_map = device_map or {"": torch.device(device).index or 0 if torch.cuda.is_available() else device}
+    if offload_folder is not None:
+        common["offload_folder"] = offload_folder
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=kind,
+            device_map=device_map,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            **common,
+        )
+    except FAILURES as error:
+        remedy = "" if allow_pickle else "; weights that are not safetensors load only with allow_pickle"
+        raise LLMError(f"cannot load the LLM '{path}': {line_of(error)}{remedy}") from None
+    model, info = loaded
+    if info["missing_keys"]:
+        lacking = sorted(info["missing_keys"])
+        raise LLMError(f"'{path}' lacks {len(lacking)} weights, such as {lacking[0]}; expected a complete causal LM")
+    return (model if device_map is not None else model.to(device)), tokenizer
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; auto: bfloat16 on a device whose matrix units have it, else float32."""
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise SettingError(f"dtype '{name}'{nearest(name, DTYPES)}: expected auto, {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _quantisation(kind: str, dtype: torch.dtype) -> Any:
+    if kind not in QUANTISED:
+        raise SettingError(f"quantised '{kind}'{nearest(kind, QUANTISED)}: expected one of {', '.join(QUANTISED)}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise LLMError(
+            "a quantised LLM needs bitsandbytes; install it by: pip install 'recbole-cora[quantised]'"
+        ) from None
+    if kind == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def line_of(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return f"{type(error).__name__}: " + (str(error).strip().splitlines() or ["(no message)"])[0][:200].rstrip(".")
+
+
+def show_loading_bars(shown: bool) -> None:
+    """Whether `transformers` shows a bar while it reads or writes weights, in this process."""
+    bars = transformers.utils.logging
+    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+
+
+def make_llama(
+    *,
+    vocab_size: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    max_tokens: int,
+    special: dict[str, int],
+) -> Any:
+    """A small Llama with random weights; `special` holds bos_token_id, eos_token_id and pad_token_id."""
+    make_config: Any = transformers.LlamaConfig
+    config = make_config(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=max_tokens,
+        tie_word_embeddings=True,
+        **special,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def wrap_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
+    """A `tokenizers.Tokenizer` with <s>, </s> and <pad> as a Hugging Face tokenizer, to be saved with a model."""
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=max_tokens,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _causal_mask(*args: Any, **options: Any) -> Any:
+    """No mask where nothing is masked: `packed_attention` is causal by itself, and a packed row's would be T x T."""
+    return None if options.get("attention_mask") is None else transformers.masking_utils.sdpa_mask(*args, **options)
+
+
+transformers.AttentionInterface.register(NAME, packed_attention)
+transformers.AttentionMaskInterface.register(NAME, _causal_mask)
