@@ -47,10 +47,24 @@ class QueryBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """x [N, k, h], memory [N, M, memory_size] -> [N, k, h]."""
+        """x [N, k, h], memory [N, M, memory_size] -> [N, k, h]; x may be [1, k, h], the same of every pair."""
         x = self.norms[0](x + self.dropout(self.self_attention(x, x, x, need_weights=False)[0]))
-        x = self.norms[1](x + self.dropout(self.cross_attention(x, memory, memory, need_weights=False)[0]))
+        x = self.norms[1](x + self.dropout(self._perceive(x, memory)))
         return self.norms[2](x + self.dropout(self.feed_forward(x)))
+
+    def _perceive(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Cross-attention [N, k, h]; [N, 1, h], the same of every query, where there is one memory token.
+
+        Attention to one token is that token's value, whatever the query asks. (Not in training: dropout is on the
+        attention weights, of each query.)
+        """
+        attention = self.cross_attention
+        if memory.shape[1] > 1 or self.training:
+            return attention(x.expand(len(memory), -1, -1), memory, memory, need_weights=False)[0]
+        values = slice(2 * attention.embed_dim, None)  # of q, k and v, stacked
+        own = attention.v_proj_weight  # only where memory_size is not h
+        W_v = attention.in_proj_weight[values] if own is None else own
+        return attention.out_proj(F.linear(memory, W_v, attention.in_proj_bias[values]))
 
 
 class CollaborativeWeightsGenerator(nn.Module):
@@ -115,7 +129,9 @@ class CollaborativeWeightsGenerator(nn.Module):
 
     def collaborative_query(self, memory: Tensor) -> Tensor:
         """(2), (3): the CF memory [N, M, memory_size] -> q [N, h]."""
-        x = self.queries.expand(memory.shape[0], -1, -1)  # [N, k, h]
+        x = self.queries.unsqueeze(0)  # [1, k, h]: until the first memory is perceived, every pair's are alike,
+        if self.training:
+            x = x.expand(memory.shape[0], -1, -1)  # but for dropout
         for block in self.blocks:
             x = block(x, memory)
         return x.mean(dim=1)

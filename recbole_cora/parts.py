@@ -35,6 +35,9 @@ DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 #: GPU memory that Vicuna-7B needs in bfloat16, weights and activations, in bytes.
 _DEFAULT_LLM_BYTES = 18e9
 
+#: Where the collaborative weights act: on the whole prompt, or on what comes after the history.
+WEIGHTS_ON = ("prompt", "question")
+
 #: Settings that an encoder's run takes over from CoRA's; everything else is the encoder's own.
 _SHARED = (
     "data_path", "cache_dir", "seed", "reproducibility", "show_progress", "state", "use_gpu", "threshold", "eval_args",
@@ -190,15 +193,32 @@ def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> tuple[FrozenLL
             )  # fmt: skip
         path = str(folder)
     llm = FrozenLLM.load(
-        path, revision=config["llm_revision"], dtype=config["dtype"], device=str(config["device"]),
-        device_map=config["device_map"], trust_remote_code=config["trust_remote_code"],
-        allow_pickle=config["allow_pickle"], answer_score=config["answer_score"],
+        path, revision=config["llm_revision"], dtype=config["dtype"], quantised=config["quantised"],
+        device=str(config["device"]), device_map=config["device_map"], offload_folder=config["offload_folder"],
+        trust_remote_code=config["trust_remote_code"], allow_pickle=config["allow_pickle"],
+        answer_score=config["answer_score"],
     )  # fmt: skip
+    llm.recompute = bool(config["gradient_checkpointing"])
+    llm.batch_tokens = config["llm_batch_tokens"] or llm.batch_tokens
+    llm.prefixes.limit_bytes = config["prefix_cache_mb"] * 2**20
+    log.info(f"{path}: {llm.dtype}, {llm.way}, at most {llm.batch_tokens:,} tokens at once")
     if llm.max_tokens < 64:
         raise LLMError(f"{path} reads {llm.max_tokens} tokens; a prompt needs at least 64")
     history_items = config["history_items"]
     encoder = PromptEncoder(llm.tokenizer, template, llm.max_tokens, history_items)
-    return llm, RowPrompts(ratings, encoder, history_items)
+    prompts = RowPrompts(
+        ratings, encoder, history_items, Path(config["cache_dir"]) / "tokens", show_progress=config["show_progress"],
+        questions=weights_on(config) == "question",
+    )  # fmt: skip
+    return llm, prompts
+
+
+def weights_on(config: CoraConfig) -> str:
+    """Where the collaborative weights act. Raises SettingError where that is neither of WEIGHTS_ON."""
+    value = config["weights_on"]
+    if value not in WEIGHTS_ON:
+        raise SettingError(f"weights_on is '{value}'{nearest(str(value), WEIGHTS_ON)}; expected one of {WEIGHTS_ON}")
+    return str(value)
 
 
 def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:

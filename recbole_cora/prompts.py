@@ -8,15 +8,18 @@ user without a history reads `nothing yet`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_cora.errors import LLMError, SettingError, nearest
+from recbole_cora.files import content_key
 
 BUILT_IN = ("movies", "books", "items")
 NO_HISTORY = "nothing yet"
 
+_VERSION = 1  # of `PromptEncoder`: raised where the same titles give other tokens than before
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
 
@@ -27,11 +30,23 @@ class Piece(NamedTuple):
     fixed: bool
 
 
+class Tokens(NamedTuple):
+    """A prompt's token ids, and where its question (all after the history) begins."""
+
+    ids: list[int]
+    question: int | None
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt in its pieces, the template's text and the titles kept apart."""
+    """A prompt in its pieces, the template's text and the titles kept apart; the last three are the question."""
 
     pieces: tuple[Piece, ...]
+
+    @property
+    def beginning(self) -> str:
+        """What comes before the question: template and history."""
+        return "".join(piece.text for piece in self.pieces[:-3])
 
     @property
     def text(self) -> str:
@@ -124,9 +139,16 @@ class PromptEncoder:
         first = tokenizer("a")["input_ids"][:1]
         self._bos = [bos] if bos is not None and first == [bos] else []
 
+    def key(self) -> str:
+        """Changes with whatever changes the tokens of the same titles: tokenizer, template, limits, this code."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        vocabulary = backend.to_str() if backend is not None else self.tokenizer.get_vocab()
+        template = (self.template.before, self.template.between, self.template.after)
+        return content_key(_VERSION, type(self.tokenizer).__name__, vocabulary, template, self.max_tokens, self._bos)
+
     def prompt(self, history_titles: list[str], title: str) -> Prompt:
         """The prompt in its pieces: titles cleaned, control tokens broken, the latest `history_items` kept."""
-        latest = history_titles[max(0, len(history_titles) - self.history_items) :]
+        latest = self._latest(history_titles)
         return self.template.prompt([self._plain(liked) for liked in latest], self._plain(title))
 
     def text(self, history_titles: list[str], title: str) -> str:
@@ -139,20 +161,49 @@ class PromptEncoder:
         Raises:
             LLMError: the question does not fit even without history.
         """
-        latest = history_titles[max(0, len(history_titles) - self.history_items) :]
-        for dropped in range(len(latest) + 1):
-            ids = self._ids(self.text(latest[dropped:], title))
+        return self.encode_all([(history_titles, title)])[0].ids
+
+    def encode_all(self, rows: Sequence[tuple[list[str], str]], *, questions: bool = False) -> list[Tokens]:
+        """Several prompts, from (history titles, title), as `encode` does one.
+
+        Args:
+            questions: find where each question begins: after the tokens that it shares with the prompt's beginning read
+                alone (template and history), at least one. A token may not be cut, so the question's first may be one
+                that is partly history's last.
+        """
+        shown = [self.prompt(self._latest(history), title) for history, title in rows]
+        ids = self._ids([prompt.text for prompt in shown])
+        for n, (history, title) in enumerate(rows):
+            if len(ids[n]) > self.max_tokens:
+                shown[n], ids[n] = self._shortened(self._latest(history), title)
+        if not questions:
+            return [Tokens(row, None) for row in ids]
+        beginnings = [prompt.beginning for prompt in shown]
+        distinct = list(dict.fromkeys(beginnings))  # one user's candidates share theirs
+        alone = dict(zip(distinct, self._ids(distinct), strict=True))
+        return [Tokens(row, max(1, _shared(row, alone[text]))) for row, text in zip(ids, beginnings, strict=True)]
+
+    def _shortened(self, latest: list[str], title: str) -> tuple[Prompt, list[int]]:
+        for dropped in range(1, len(latest) + 1):
+            prompt = self.prompt(latest[dropped:], title)
+            ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
-                self.shortened += dropped > 0
-                return ids
+                self.shortened += 1
+                return prompt, ids
+        ids = self._ids([self.text([], title)])[0]
         raise LLMError(
             f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
             f"use an LLM with a longer context, or a shorter template (item '{title[:60]}')"
         )
 
-    def _ids(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids if ids[:1] == self._bos else [*self._bos, *ids]  # a template may write its BOS itself
+    def _latest(self, history_titles: list[str]) -> list[str]:
+        return history_titles[max(0, len(history_titles) - self.history_items) :]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [ids if ids[:1] == self._bos else [*self._bos, *ids] for ids in rows]  # a template may write its BOS
 
     def _plain(self, title: str) -> str:
         title = clean_title(title)
@@ -163,6 +214,11 @@ class PromptEncoder:
             if broken == title:
                 return title
             title = broken
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many first tokens are the same."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:

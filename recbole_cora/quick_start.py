@@ -80,7 +80,8 @@ def run(
         encoder, encoder_stage = parts.ready_encoder(config, ratings)
         parts.encoder_settings(config, encoder_stage)
         seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
-        also = {"LLM": llm.fingerprint(), "CF encoder": content_key(*map(_bytes, encoder.model.state_dict().values()))}
+        also: dict[str, Any] = {"weights_on": parts.weights_on(config), "LLM": llm.fingerprint()}
+        also |= {"CF encoder": content_key(*map(_bytes, encoder.model.state_dict().values()))}
         maker = partial(config.model_class, encoder=encoder, llm=llm, prompts=prompts)
         stage = Stage(config, ratings, maker, also)
         result |= {"llm": name, "llm_why": why, "cf_encoder": encoder.name}

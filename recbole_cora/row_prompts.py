@@ -1,15 +1,22 @@
-"""From rows to prompts in an LLM's tokens: each row's text is built from `Ratings` and tokenised once."""
+"""From rows to prompts in an LLM's tokens: every row's text is built from `Ratings` and tokenised once, ever."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from recbole_cora.errors import DataError
+from recbole_cora.files import content_key, make_folder_whole, write_json
 from recbole_cora.prompts import PromptEncoder
 from recbole_cora.ratings import Ratings
+
+_ROWS_AT_ONCE = 2000
 
 
 def titles_of(ratings: Ratings) -> list[str]:
@@ -23,23 +30,43 @@ def titles_of(ratings: Ratings) -> list[str]:
 
 
 class RowPrompts:
-    """`prompts[row]` is the row's prompt as token ids [L]; tokenised on first use, then kept."""
+    """`prompts[row]` is the row's prompt as token ids [L]; they lie in a file, mapped into memory.
 
-    def __init__(self, ratings: Ratings, encoder: PromptEncoder, history_items: int) -> None:
+    Args:
+        ratings, encoder: what is asked, and in which tokens.
+        history_items: last liked items in a prompt.
+        cache_dir: the file's folder is made here, kept by tokenizer, template and data.
+        questions: also find where each row's question begins.
+
+    Attributes:
+        shortened: how many prompts lost history items to fit the context window.
+    """
+
+    def __init__(
+        self,
+        ratings: Ratings,
+        encoder: PromptEncoder,
+        history_items: int,
+        cache_dir: Path,
+        *,
+        questions: bool = False,
+        show_progress: bool = False,
+    ) -> None:
         self._ratings, self._titles, self._encoder, self._last = ratings, titles_of(ratings), encoder, history_items
-        self._tokens: dict[int, NDArray[np.int32]] = {}
+        folder = cache_dir / f"{ratings.name}-{self._key(questions)}"
+        if not folder.is_dir():
+            make_folder_whole(folder, lambda temporary: self._tokenise(temporary, questions, show_progress))
+        self._ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+        self._ends = np.load(folder / "ends.npy", allow_pickle=False)
+        self._questions = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
+        self.shortened: int = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))["shortened"]
 
-    @property
-    def shortened(self) -> int:
-        """How many prompts lost history items to fit the context window."""
-        return self._encoder.shortened
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self._ids[self._ends[row] : self._ends[row + 1]]
 
-    def __getitem__(self, row: int) -> Any:
-        tokens = self._tokens.get(row)
-        if tokens is None:
-            tokens = np.asarray(self._encoder.encode(*self.titles(row)), dtype=np.int32)
-            self._tokens[row] = tokens
-        return tokens
+    def questions(self, rows: Sequence[int]) -> list[int] | None:
+        """Where the question begins in the prompts of these rows; None where that was not asked for."""
+        return None if self._questions is None else self._questions[list(rows)].tolist()
 
     def text(self, row: int) -> str:
         """The row's prompt as plain text."""
@@ -49,3 +76,27 @@ class RowPrompts:
         """Titles of the row's last liked items, oldest first, and of its target item."""
         history = self._ratings.history(row, self._last)
         return [self._titles[item] for item in history], self._titles[self._ratings.item[row]]
+
+    def _key(self, questions: bool) -> str:
+        r = self._ratings
+        columns = [np.ascontiguousarray(c).tobytes() for c in (r.item, r.liked, r.history_start, r.history_end)]
+        return content_key(self._encoder.key(), self._last, questions, self._titles, *columns)
+
+    def _tokenise(self, folder: Path, questions: bool, show_progress: bool) -> None:
+        total = len(self._ratings)
+        ids: list[NDArray[np.int32]] = []
+        lengths: list[int] = []
+        begins: list[Any] = []
+        with tqdm(total=total, desc="tokenise prompts", unit="row", disable=not show_progress, leave=False) as bar:
+            for start in range(0, total, _ROWS_AT_ONCE):
+                rows = range(start, min(start + _ROWS_AT_ONCE, total))
+                found = self._encoder.encode_all([self.titles(row) for row in rows], questions=questions)
+                ids.append(np.fromiter((token for tokens in found for token in tokens.ids), dtype=np.int32))
+                lengths += [len(tokens.ids) for tokens in found]
+                begins += [tokens.question for tokens in found]
+                bar.update(len(rows))
+        np.save(folder / "ids.npy", np.concatenate(ids))
+        np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        if questions:
+            np.save(folder / "questions.npy", np.asarray(begins, dtype=np.int32))
+        write_json(folder / "prompts.json", {"rows": total, "shortened": self._encoder.shortened})

@@ -1,4 +1,4 @@
-"""A toy dataset in RecBole's atomic files, with titles that try to break things."""
+"""A toy dataset in RecBole's atomic files, with titles that try to break things; tiny LLMs of every family."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
+
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.hub import wrap_tokenizer
+from recbole_cora.llm.tiny import train_tokenizer
+from recbole_cora.prompts import load_template
+from tests.llms import OPTIONS, SMALL
 
 USERS, ITEMS, RATINGS = 12, 30, 20
 
@@ -37,3 +45,36 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with dataset/toy in it, made the current one."""
     monkeypatch.chdir(tmp_path)
     return write_toy(tmp_path / "dataset")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face folder of a tiny random model per family."""
+    torch.set_num_threads(1)
+    texts = [load_template("movies").prompt(["Toy Story"], "Heat").text + answer for answer in (" Yes", " No")]
+    tokenizer = wrap_tokenizer(train_tokenizer(texts * 20, SMALL["vocab_size"]), 256)
+    made = {}
+    with torch.random.fork_rng(devices=[]):
+        for family, options in OPTIONS.items():
+            torch.manual_seed(1)
+            config = transformers.AutoConfig.for_model(family, **{**SMALL, **options})
+            model = transformers.AutoModelForCausalLM.from_config(config)
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):  # zero at birth, which would hide a forgotten one
+                    torch.nn.init.normal_(parameter, std=0.2)
+            made[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+    return made
+
+
+@pytest.fixture(params=OPTIONS)
+def llm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FrozenLLM:
+    """One of each family."""
+    return FrozenLLM.load(str(folders[request.param]), dtype="float32")
+
+
+@pytest.fixture
+def llama(folders: dict[str, Path]) -> FrozenLLM:
+    """One family, where the law does not depend on it."""
+    return FrozenLLM.load(str(folders["llama"]), dtype="float32")

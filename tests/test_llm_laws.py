@@ -19,73 +19,9 @@ from recbole_cora.generator import CollaborativeWeightsGenerator
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import FAMILIES, WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
-from recbole_cora.llm.hub import wrap_tokenizer
-from recbole_cora.llm.tiny import make_tiny_llm, train_tokenizer
+from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, load_template
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.1,
-}  # fmt: skip
-OPTIONS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"num_key_value_heads": 2, "head_dim": 16},  # heads * head_dim = 64, not d
-    "qwen2": {"num_key_value_heads": 2},
-    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
-    "gemma": {"num_key_value_heads": 1, "head_dim": 8},
-    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 5.0},
-    "phi": {},
-    "phi3": {"num_key_value_heads": 2},
-    "gpt2": {},
-    "gpt_neox": {},
-}
-N = 5
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A Hugging Face folder of a tiny random model per family."""
-    torch.set_num_threads(1)
-    texts = [load_template("movies").prompt(["Toy Story"], "Heat").text + answer for answer in (" Yes", " No")]
-    tokenizer = wrap_tokenizer(train_tokenizer(texts * 20, SMALL["vocab_size"]), 256)
-    made = {}
-    with torch.random.fork_rng(devices=[]):
-        for family, options in OPTIONS.items():
-            torch.manual_seed(1)
-            config = transformers.AutoConfig.for_model(family, **{**SMALL, **options})
-            model = transformers.AutoModelForCausalLM.from_config(config)
-            for name, parameter in model.named_parameters():
-                if name.endswith("bias"):  # zero at birth, which would hide a forgotten one
-                    torch.nn.init.normal_(parameter, std=0.2)
-            made[family] = tmp_path_factory.mktemp(family)
-            model.save_pretrained(made[family])
-            tokenizer.save_pretrained(made[family])
-    return made
-
-
-@pytest.fixture(params=OPTIONS)
-def llm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FrozenLLM:
-    """One of each family."""
-    return FrozenLLM.load(str(folders[request.param]), dtype="float32")
-
-
-@pytest.fixture
-def llama(folders: dict[str, Path]) -> FrozenLLM:
-    """One family, where the law does not depend on it."""
-    return FrozenLLM.load(str(folders["llama"]), dtype="float32")
-
-
-def prompts(llm: FrozenLLM) -> list[list[int]]:
-    """N prompts of different lengths, not sorted."""
-    encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
-    return [encoder.encode(["Heat", "Toy Story"] * length, "GoldenEye") for length in (3, 0, 4, 1, 2)]
-
-
-def random_weights(targets: list[WeightTarget], seed: int = 0, rank: int = 4) -> PairWeights:
-    """Weights of N pairs, large enough to matter."""
-    draw = torch.Generator().manual_seed(seed)
-    A = {width: 0.1 * torch.randn(N, width, rank, generator=draw) for width in {t.d_in for t in targets}}
-    return PairWeights(A, {t.name: 0.3 * torch.randn(rank, t.d_out, generator=draw) for t in targets}, scale=2.0)
+from tests.llms import OPTIONS, SMALL, N, prompts, random_weights
 
 
 def generator_for(targets: list[WeightTarget]) -> CollaborativeWeightsGenerator:

@@ -87,9 +87,12 @@ class _ThinProduct:
     """x A, computed once for the projections that read the very same x (q, k and v of a block; fused ones)."""
 
     def __init__(self, weights: PairWeights, lengths: Sequence[int] | None, acting: Tensor | None) -> None:
+        A = next(iter(weights.A.values()))
         self.weights = weights
         self._lengths = list(lengths) if lengths else None
-        self._ends = torch.tensor(lengths).cumsum(0) if lengths else None
+        self._ends = (
+            torch.tensor(lengths, device=A.device).cumsum(0).int() if lengths else None
+        )  # of each pair in the row
         self._acting = acting
         self.forget()
 
@@ -101,7 +104,8 @@ class _ThinProduct:
         """[N, L, d_in] -> [N, L, r], or packed [1, T, d_in] -> [1, T, r], in x's dtype."""
         if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
             A = self.weights.A[width].to(x)
-            wide = F.dropout(x, self.weights.dropout, self.weights.training)
+            dropped = self.weights.training and self.weights.dropout > 0
+            wide = F.dropout(x, self.weights.dropout) if dropped else x
             product = self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
             if self._acting is not None and self._acting.shape[:2] == x.shape[:2]:  # else the last tokens, all acting
                 product = product * self._acting.to(product)
@@ -126,7 +130,7 @@ class _ThinProduct:
                 f"input of shape {tuple(x.shape)}"
             )
         if A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0:  # what its kernels take
-            return F.grouped_mm(x[0], A, offs=self._ends.to(x.device, torch.int32)).unsqueeze(0)
+            return F.grouped_mm(x[0], A, offs=self._ends.to(x.device)).unsqueeze(0)
         pieces = zip(x[0].split(self._lengths), A.unbind(), strict=True)
         return torch.cat([piece @ a for piece, a in pieces]).unsqueeze(0)
 

@@ -131,6 +131,11 @@ class FrozenLLM(nn.Module):
         """Of the embeddings, such as "bfloat16"."""
         return str(self.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
+    @property
+    def way(self) -> str:
+        """How prompts are read, for a log."""
+        return ("packed, last block pruned" if self.pruned else "packed") if self.packed else "padded"
+
     def fingerprint(self) -> str:
         """SHA-256 of the config and of every parameter's name, shape and values.
 

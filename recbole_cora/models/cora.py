@@ -30,7 +30,7 @@ class CoRA(GeneralRecommender):
         dataset: the train split, over our rows.
         encoder: the frozen CF model f_psi.
         llm: the frozen LLM.
-        prompts: the rows' prompts in this LLM's tokens.
+        prompts: the rows' prompts in this LLM's tokens; where these know their questions, the weights act there alone.
     """
 
     input_type = InputType.POINTWISE
@@ -62,7 +62,8 @@ class CoRA(GeneralRecommender):
         e_ui, evidence = self.encoder(interaction)  # (1)  [N, 2c], [N, m]
         memory = torch.cat([self.cf_dropout(e_ui), evidence], dim=-1)
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
-        return self.llm.score(self._tokens(interaction), self.targets, weights)  # (5), (6)
+        rows = interaction[ROW].tolist()
+        return self.llm.score(self._tokens(rows), self.targets, weights, self.prompts.questions(rows))  # (5), (6)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Binary cross-entropy on the label; eq. (7)."""
@@ -71,7 +72,7 @@ class CoRA(GeneralRecommender):
     @torch.no_grad()
     def predict_text_only(self, interaction: Any) -> Tensor:
         """Logits [N] of the frozen LLM on the same prompts, without any weights."""
-        return self.llm.score(self._tokens(interaction))
+        return self.llm.score(self._tokens(interaction[ROW].tolist()))
 
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the generator, and nothing frozen."""
@@ -80,5 +81,5 @@ class CoRA(GeneralRecommender):
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         self.generator.load_state_dict(state)
 
-    def _tokens(self, interaction: Any) -> list[Any]:
-        return [self.prompts[row] for row in interaction[ROW].tolist()]
+    def _tokens(self, rows: list[int]) -> list[Any]:
+        return [self.prompts[row] for row in rows]

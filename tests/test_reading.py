@@ -1,0 +1,189 @@
+"""Laws of how prompts are read: padded, packed, pruned, recomputed, from a shared prefix, all alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_cora.errors import LLMError
+from recbole_cora.llm.deltas import PairWeights
+from recbole_cora.llm.families import WeightTarget, weight_targets
+from recbole_cora.llm.frozen import FrozenLLM
+from recbole_cora.llm.prefix import PrefixCache
+from tests.llms import N, prompts, random_weights
+
+#: Ways of reading, by what they set on a FrozenLLM.
+WAYS: dict[str, dict[str, Any]] = {
+    "padded": {"packed": False, "pruned": False, "shares_prefixes": False},
+    "padded, recomputed": {"packed": False, "pruned": False, "shares_prefixes": False, "recompute": True},
+    "packed": {"pruned": False, "shares_prefixes": False},
+    "pruned": {"shares_prefixes": False},
+    "small rows": {"batch_tokens": 50},
+    "recomputed": {"recompute": True},
+    "kept prefixes": {"prefixes": PrefixCache(1 << 20)},
+}
+QUESTIONS = [9, 4, 12, 2, 9]  # of the N prompts; 0 and 4 begin alike there
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return WAYS[request.param]
+
+
+def set_way(llm: FrozenLLM, way: dict[str, Any]) -> None:
+    for name, value in copy.deepcopy(way).items():
+        setattr(llm, name, value and getattr(llm, name) if value is True and name != "recompute" else value)
+
+
+@contextmanager
+def acting_from(targets: list[WeightTarget], weights: PairWeights, n: int, start: int) -> Iterator[None]:
+    """The reference: pair n's dW, explicitly, on every token of the one prompt from `start` on."""
+
+    def add(target: WeightTarget) -> Callable[..., Tensor]:
+        def hook(module: Any, inputs: Any, y: Tensor) -> Tensor:
+            delta = inputs[0] @ weights.delta(target, n)
+            delta = torch.cat([torch.zeros_like(delta[:, :start]), delta[:, start:]], dim=1)
+            rows = torch.arange(y.shape[-1]) if target.rows is None else target.rows
+            return y.index_add(-1, rows, delta)
+
+        return hook
+
+    handles = [target.module.register_forward_hook(add(target)) for target in targets]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def reference(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, starts: list[int]) -> Tensor:
+    """Scores of the N prompts, one at a time, by the model's own full logits."""
+    yes, no = llm.answer_ids
+    scores = []
+    for n, ids in enumerate(prompts(llm)):
+        with acting_from(targets, weights, n, starts[n]):
+            logits = llm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        scores.append(logits[yes] - logits[no])
+    return torch.stack(scores)
+
+
+def grad_weights(targets: list[WeightTarget]) -> tuple[PairWeights, list[Tensor]]:
+    weights = random_weights(targets)
+    leaves = [*weights.A.values(), *weights.B.values()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    return weights, leaves
+
+
+def test_every_way_gives_the_scores_and_gradients_of_explicit_deltas(llm: FrozenLLM, way: dict[str, Any]) -> None:
+    """On the whole prompt and on the question alone: scores within 1e-5, gradients of A and B within 1e-4 of theirs."""
+    targets = weight_targets(llm.model, "qkvof")
+    for questions in (None, QUESTIONS):
+        weights, leaves = grad_weights(targets)
+        scale = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+        theirs = reference(llm, targets, weights, questions or [0] * N)
+        their_gradients = torch.autograd.grad((theirs * scale).sum(), leaves)
+        set_way(llm, way)
+        ours = llm.score(prompts(llm), targets, weights, questions)
+        again = llm.score(prompts(llm), targets, weights, questions)
+        gradients = torch.autograd.grad((again * scale).sum(), leaves)
+        assert (ours - theirs).abs().max() < 1e-5 and torch.equal(ours, again)
+        for one, other in zip(gradients, their_gradients, strict=True):
+            assert (one - other).norm() <= 1e-4 * other.norm()
+
+
+def test_the_question_is_the_frozen_models_before_it_begins(llama: FrozenLLM) -> None:
+    """What comes before a question is read without the weights, so they change less than on the whole prompt."""
+    targets = weight_targets(llama.model, "qkvo")
+    weights = random_weights(targets)
+    whole = llama.score(prompts(llama), targets, weights)
+    question = llama.score(prompts(llama), targets, weights, QUESTIONS)
+    assert (whole - question).abs().min() > 1e-4
+
+
+def test_a_prefix_is_read_once(llama: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates of one history share it within a call, and with room in the cache over calls."""
+    read: list[int] = []
+    forward = FrozenLLM._forward
+
+    def counting(self: FrozenLLM, rows: Any, packing: Any) -> Tensor:
+        read.append(sum(map(len, rows)))
+        return forward(self, rows, packing)
+
+    monkeypatch.setattr(FrozenLLM, "_forward", counting)
+    targets = weight_targets(llama.model, "qkvo")
+    history = list(range(10, 40))
+    candidates = [[*history, 50 + n, 60] for n in range(N)]
+    weights, questions = random_weights(targets), [len(history)] * N
+    alone = [llama.score([ids], targets, weights.select([n]), [0 + len(history)]) for n, ids in enumerate(candidates)]
+    read.clear()
+    together = llama.score(candidates, targets, weights, questions)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+    assert read == [len(history), 2 * N]
+    llama.prefixes = PrefixCache(1 << 20)
+    llama.score(candidates, targets, weights, questions)
+    read.clear()
+    assert torch.equal(llama.score(candidates, targets, weights, questions), together)
+    assert read == [2 * N] and len(llama.prefixes) == 1
+
+
+def test_a_full_cache_keeps_what_it_has() -> None:
+    """Nothing is thrown out, nothing is taken in beyond the limit."""
+    cache = PrefixCache(2 * 4 * 10)
+    for name in (b"a", b"b", b"c"):
+        cache.offer(name, (torch.zeros(10),))
+    assert cache.get(b"a") is not None and cache.get(b"b") is not None and cache.get(b"c") is None
+    assert cache.bytes == 80
+    cache.clear()
+    assert len(cache) == cache.bytes == 0
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+def test_a_question_outside_its_prompt_is_refused(llama: FrozenLLM, start: int) -> None:
+    targets = weight_targets(llama.model, "q")
+    with pytest.raises(LLMError, match="outside its prompt"):
+        llama.score(prompts(llama), targets, random_weights(targets), [start] * N)
+
+
+def test_what_cannot_be_packed_is_read_padded_and_said(
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model whose attention ignores the packing mixes prompts; that is noticed, logged, and read padded instead."""
+    from recbole_cora.llm import packed
+
+    known = FrozenLLM.load(str(folders["llama"]), dtype="float32")
+    expected = known.score(prompts(known))
+    monkeypatch.setattr(packed.Packing, "positions", lambda self: torch.arange(sum(self.lengths)).unsqueeze(0) * 7)
+    with caplog.at_level("INFO"):
+        other = FrozenLLM.load(str(folders["llama"]), dtype="float32")
+    assert not other.packed and not other.pruned and "not packed" in caplog.text
+    torch.testing.assert_close(other.score(prompts(other)), expected, atol=1e-5, rtol=0)
+
+
+def test_every_family_of_the_table_is_packed(llm: FrozenLLM) -> None:
+    """None of the known families falls back; GPT-2's own code reshapes by the row, so its last block is not pruned."""
+    assert llm.packed and llm.shares_prefixes
+    assert llm.pruned or llm.model.config.model_type == "gpt2"
+
+
+def test_bfloat16_stays_near_float32(folders: dict[str, Path]) -> None:
+    """Scores within 2 % of their spread; every way of reading too."""
+    exact = FrozenLLM.load(str(folders["llama"]), dtype="float32")
+    coarse = FrozenLLM.load(str(folders["llama"]), dtype="bfloat16")
+    assert coarse.dtype == "bfloat16" and coarse.packed and coarse.fingerprint() == exact.fingerprint()
+    weights = random_weights(targets := weight_targets(exact.model, "qkvo"))
+    own = weight_targets(coarse.model, "qkvo")
+    for questions in (None, QUESTIONS):
+        truth = exact.score(prompts(exact), targets, weights, questions)
+        scores = coarse.score(prompts(coarse), own, weights, questions)
+        assert scores.dtype == torch.float32
+        assert (scores - truth).abs().max() < 0.02 * (truth.max() - truth.min())
