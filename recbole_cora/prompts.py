@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,7 @@ class PromptEncoder:
         self.history_items = history_items
         self.shortened = 0
         self._control = _control_pattern(tokenizer)
+        self._plain = lru_cache(maxsize=1 << 16)(self._as_plain_text)  # a title is in many prompts
         bos = tokenizer.bos_token_id
         first = tokenizer("a")["input_ids"][:1]
         self._bos = [bos] if bos is not None and first == [bos] else []
@@ -205,7 +207,7 @@ class PromptEncoder:
         rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [ids if ids[:1] == self._bos else [*self._bos, *ids] for ids in rows]  # a template may write its BOS
 
-    def _plain(self, title: str) -> str:
+    def _as_plain_text(self, title: str) -> str:
         title = clean_title(title)
         if self._control is None:
             return title

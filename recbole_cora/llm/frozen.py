@@ -75,7 +75,8 @@ class FrozenLLM(nn.Module):
         self.prefixes = PrefixCache(0)
         self.recompute = False
         # Larger rows fall out of a CPU's caches; smaller ones leave its, or a GPU's, matrix units waiting.
-        self.batch_tokens = 1024 if self.device.type == "cpu" else 4096
+        wide = self.hidden_size > 256
+        self.batch_tokens = 1024 if self.device.type == "cpu" and wide else 4096
         self._blocks = decoder_blocks(model)
         self.packed = self.pruned = self.shares_prefixes = False
         self.train(False)
@@ -276,14 +277,13 @@ class FrozenLLM(nn.Module):
         """
         lengths = torch.tensor([len(ids) for ids in prompts])
         padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-        for n, ids in enumerate(prompts):
-            padded[n, : len(ids)] = torch.as_tensor(ids)
+        padded[torch.arange(padded.shape[1]) < lengths[:, None]] = _row(prompts)
         hidden = self.model.base_model(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
         return hidden[torch.arange(len(prompts)), lengths - 1]
 
     def _forward(self, prompts: Sequence[Sequence[int]], packing: Packing) -> Tensor:
         """States of a packed row: [T, d], or [N, d] where the last block is pruned."""
-        row = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in prompts]).unsqueeze(0).to(self.device)
+        row = _row(prompts).unsqueeze(0).to(self.device)
         return self.model.base_model(
             input_ids=row, position_ids=packing.positions(), use_cache=False, packing=packing
         ).last_hidden_state[0]
@@ -378,6 +378,11 @@ def _grouped(order: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterato
         group.append(n)
     if group:
         yield group
+
+
+def _row(prompts: Sequence[Sequence[int]]) -> Tensor:
+    """All prompts' token ids, one after the other [T]."""
+    return torch.from_numpy(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in prompts]))
 
 
 def _after(starts: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:

@@ -24,6 +24,7 @@ from recbole_cora.llm.hub import make_llama, wrap_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024
+_TOKENIZER_TEXTS = 5000  # more of them give the same tokens
 
 
 def make_tiny_llm(
@@ -53,7 +54,8 @@ def make_tiny_llm(
         raise LLMError("no text to train the tiny LLM on; expected prompts, titles or histories")
 
     def fill(temporary: Path) -> None:
-        tokenizer = wrap_tokenizer(train_tokenizer(texts), MAX_TOKENS)
+        shuffled = random.Random(seed).sample(texts, len(texts))
+        tokenizer = wrap_tokenizer(train_tokenizer(shuffled[:_TOKENIZER_TEXTS]), MAX_TOKENS)
         answer_tokens(tokenizer, ("Yes", "No"))  # refuses a tokenizer that splits them
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
@@ -66,7 +68,7 @@ def make_tiny_llm(
                 max_tokens=MAX_TOKENS,
                 special={f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
             )
-            stream = _stream(tokenizer, texts, seed)
+            stream = _stream(tokenizer, shuffled, steps * batch * length)
             _train(model, stream, seed, steps, batch, length, show_progress)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -94,13 +96,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
     return tokenizer
 
 
-def _stream(tokenizer: Any, texts: list[str], seed: int) -> Tensor:
-    """All documents in one row of tokens, shuffled: <s> text </s> <s> text </s> ..."""
-    shuffled = list(texts)
-    random.Random(seed).shuffle(shuffled)
+def _stream(tokenizer: Any, texts: list[str], enough: int) -> Tensor:
+    """Documents in one row of tokens: <s> text </s> <s> text </s> ..., all of them or a little more than `enough`."""
     ids: list[int] = []
-    for start in range(0, len(shuffled), 1000):
-        for document in tokenizer(shuffled[start : start + 1000], verbose=False)["input_ids"]:
+    for start in range(0, len(texts), 500):
+        if len(ids) > enough:
+            break
+        for document in tokenizer(texts[start : start + 500], verbose=False)["input_ids"]:
             ids += [*document, tokenizer.eos_token_id]
     return torch.tensor(ids)
 
