@@ -31,6 +31,8 @@ def auc(scores: Vector, labels: Vector) -> float:
 
 def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
     """Mean per-user AUC and the number of users in it (those with both classes). users, scores, labels: [N]."""
+    if not len(users):
+        return float("nan"), 0
     order = np.lexsort((scores, users))  # all users in one sort: a call each would cost more than the rest of an epoch
     users, scores, positive = users[order], scores[order], labels[order] > 0.5
     new_user = np.append(True, users[1:] != users[:-1])

@@ -134,6 +134,9 @@ class CoraConfig(Config):
         for key in self.external_config_dict:
             if key not in known:
                 raise SettingError(f"unknown setting '{key}' for --model={model}{nearest(key, known)}")
+        if self.external_config_dict.get("train_batch_size") == "auto":  # the default's rows, in parts that may shrink
+            del self.external_config_dict["train_batch_size"]
+            self.internal_config_dict["batches_may_shrink"] = True
         self.label_aware = is_label_aware(model_class)
         # RecBole's defaults sample negatives for every model; a model that reads labels takes the rows as they are.
         if self.label_aware or self._uses_cross_entropy(model_class):
@@ -153,7 +156,7 @@ class CoraConfig(Config):
                 f"eval_args.mode is {modes!r}; expected 'labeled': every model is scored on the rated rows "
                 "(for full ranking use RecBole's own run_recbole.py)"
             )
-        for key in ("epochs", "train_batch_size", "eval_batch_size"):
+        for key in ("epochs", "train_batch_size", "eval_batch_size", "gradient_accumulation"):
             if not isinstance(settings[key], int) or settings[key] < 1:
                 raise SettingError(f"{key} is {settings[key]!r}; expected a whole number of at least 1")
         if not isinstance(settings["learning_rate"], (int, float)) or settings["learning_rate"] <= 0:

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from recbole_cora import checkpoint
-from recbole_cora.errors import CheckpointError, CoraError
+from recbole_cora.errors import CheckpointError, CoraError, SettingError
 from recbole_cora.metrics import UserCollector
+from recbole_cora.microbatches import MicroBatches
 
 
 class _Steps:
@@ -53,6 +54,12 @@ class _OurTrainer(Trainer):
         self.eval_collector = UserCollector(config)
         self._identity, self._bar = identity, bar
         self._epoch_view: _Steps | None = None
+        self._in_parts: MicroBatches | None = None
+        parts, may_shrink = config["gradient_accumulation"], config["batches_may_shrink"]
+        if parts > 1 or may_shrink:
+            if self.enable_scaler:
+                raise SettingError("gradient_accumulation does not work with RecBole's enable_scaler; switch one off")
+            self._in_parts = MicroBatches(model.calculate_loss, model, parts, may_shrink)
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
         """RecBole's optimizer over the trained parameters only (its own takes a frozen LLM's too), and the schedule."""
@@ -69,7 +76,8 @@ class _OurTrainer(Trainer):
         steps = self.config["steps_per_epoch"]
         if steps and self._epoch_view is None:
             self._epoch_view = _Steps(train_data, steps)
-        return super()._train_epoch(_Ticking(self._epoch_view or train_data, self._bar), epoch_idx, loss_func)
+        loader = _Ticking(self._epoch_view or train_data, self._bar)
+        return super()._train_epoch(loader, epoch_idx, loss_func or self._in_parts)
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         score, result = super()._valid_epoch(valid_data)

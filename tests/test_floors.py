@@ -17,7 +17,7 @@ FLOORS = [
     | {"generator", "llm", "llm.hub", "llm.frozen", "llm.answers", "llm.families", "llm.deltas", "llm.tiny"}
     | {"llm.packed", "llm.prefix", "llm.recompute"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "models.averages", "checkpoint"},
-    {"trainer", "stage"},
+    {"microbatches", "trainer", "stage"},
     {"registry", "evidence", "parts", "quick_start"},
     {"cli"},
 ]  # fmt: skip

@@ -37,6 +37,7 @@ def test_one_class_has_no_auc() -> None:
     ones = np.ones(4)
     assert np.isnan(auc(np.arange(4.0), ones))
     assert np.isnan(uauc(np.arange(4), np.arange(4.0), ones)[0])
+    assert np.isnan(uauc(np.arange(0), np.arange(0.0), np.ones(0))[0])
 
 
 def test_logloss_takes_logits_for_logits() -> None:

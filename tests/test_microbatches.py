@@ -1,0 +1,90 @@
+"""Laws of reading a batch in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recbole_cora import run
+from recbole_cora.errors import CoraError
+from recbole_cora.microbatches import MicroBatches
+
+
+def loss_of(model: nn.Module, most: int | None = None) -> Any:
+    """Mean squared output; out of memory above `most` rows."""
+
+    def loss(batch: Tensor) -> Tensor:
+        found = model(batch).square().mean()
+        if most is not None and len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return found
+
+    return loss
+
+
+def gradient(parts: int, most: int | None = None, may_shrink: bool = False) -> tuple[float, Tensor, MicroBatches]:
+    torch.manual_seed(0)
+    model, batch = nn.Linear(4, 3), torch.randn(7, 4)
+    loss = MicroBatches(loss_of(model, most), model, parts, may_shrink)
+    value = loss(batch)
+    value.backward()  # as a trainer does
+    assert model.weight.grad is not None
+    return float(value), model.weight.grad, loss
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7, 50])
+def test_parts_have_the_gradient_of_the_whole(parts: int) -> None:
+    """Of uneven parts too."""
+    value, whole, _ = gradient(1)
+    other, accumulated, _ = gradient(parts)
+    assert abs(value - other) < 1e-6
+    torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_out_of_memory_halves_the_parts_until_they_fit() -> None:
+    """The same rows are read again, the gradient is that of the whole batch, and the size is kept."""
+    _, whole, _ = gradient(1)
+    _, accumulated, loss = gradient(1, most=2, may_shrink=True)
+    assert loss.parts == 4
+    torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_said_in_one_line() -> None:
+    """With the remedy; an error that is not about memory stays what it is."""
+    with pytest.raises(CoraError, match="--train_batch_size=auto"):
+        gradient(1, most=2)
+    with pytest.raises(CoraError, match="1 rows at once; try --gradient_checkpointing"):
+        gradient(1, most=0, may_shrink=True)
+
+    def broken(batch: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        MicroBatches(broken, nn.Linear(1, 1), 1, True)(torch.zeros(2, 1))
+
+
+def test_a_run_in_parts_is_the_run(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MF in whole batches, in 3 parts each, and in as many as a small memory makes it: the same scores."""
+    from recbole_cora.models.mf import MF
+
+    options = {"epochs": 2, "embedding_size": 8, "show_progress": False, "seed": 1}
+    whole = run("MF", "toy", options)["test"]["logloss"]
+    assert abs(run("MF", "toy", {**options, "gradient_accumulation": 3})["test"]["logloss"] - whole) < 1e-5
+
+    read, original = [], MF.predict
+
+    def small(self: Any, interaction: Any) -> Tensor:
+        if self.training and len(interaction) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        read.append(len(interaction))
+        return original(self, interaction)
+
+    monkeypatch.setattr(MF, "predict", small)
+    assert abs(run("MF", "toy", {**options, "train_batch_size": "auto"})["test"]["logloss"] - whole) < 1e-5
+    assert max(read[:8]) <= 20
+    with pytest.raises(CoraError, match="out of memory"):
+        run("MF", "toy", {**options, "gradient_accumulation": 2})
