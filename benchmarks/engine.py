@@ -1,19 +1,20 @@
-"""What do per-pair weights cost? Scoring and training, side by side with the ways others do it.
+"""What do per-pair weights cost? Scoring, training and ranking, side by side with the ways others do it.
 
-    python benchmarks/engine.py [--preset=tiny|cpu|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
+    python benchmarks/engine.py [--preset=tiny|cpu|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 
-A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16. In each round every way is timed
-once, so that a slow moment of the machine hits all of them; a ratio is the median over rounds of (this way / the base)
-within a round. Base of `score_*`: the frozen Hugging Face model on the right-padded batch in float32, last position
-only, two rows of the head. See benchmarks/README.md.
+A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16 (7b: 64). In each round every way
+is timed once, so that a slow moment of the machine hits all of them; a ratio is the median over rounds of (this way /
+the base) within a round. How to read it: benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import ctypes
 import json
+import re
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,183 +22,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import transformers
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm import tqdm
+from ways import PRESETS, Ways
 
-from recbole_cora.generator import CollaborativeWeightsGenerator
-from recbole_cora.llm.deltas import PairWeights
-from recbole_cora.llm.families import weight_targets
-from recbole_cora.llm.frozen import FrozenLLM
-from recbole_cora.llm.hub import wrap_tokenizer
-from recbole_cora.llm.tiny import train_tokenizer
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden": 128, "layers": 2, "heads": 4, "intermediate": 344, "vocab": 4000, "generator": (128, 2, 256)},
-    "cpu": {"hidden": 512, "layers": 8, "heads": 8, "intermediate": 1376, "vocab": 32000, "generator": (512, 8, 3072)},
-    "7b": {
-        "hidden": 4096,
-        "layers": 32,
-        "heads": 32,
-        "intermediate": 11008,
-        "vocab": 32000,
-        "generator": (512, 8, 3072),
-    },
-}
-BATCH, BATCHES, MEMORY, RANK = 16, 4, 512, 16
+Way = Callable[[], None]
 
 
-class Bench:
-    """The parts, and one function per way of scoring or training."""
-
-    def __init__(self, preset: str, device: str) -> None:
-        sizes, self.device = PRESETS[preset], torch.device(device)
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=sizes["vocab"], hidden_size=sizes["hidden"], num_hidden_layers=sizes["layers"],
-            num_attention_heads=sizes["heads"], num_key_value_heads=sizes["heads"],
-            intermediate_size=sizes["intermediate"], max_position_embeddings=1024, attn_implementation="sdpa",
-        )  # fmt: skip
-        self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        self.plain = transformers.LlamaForCausalLM(config).to(self.device, self.dtype).eval().requires_grad_(False)
-        tokenizer = wrap_tokenizer(train_tokenizer(["Answer with Yes or No. #Answer: Yes"] * 9, 300), 1024)
-        self.llm = FrozenLLM(copy.deepcopy(self.plain), tokenizer, preset)
-        assert self.llm.packed and self.llm.pruned
-        self.targets = weight_targets(self.llm.model, "qkvo")
-        hidden, blocks, feed_forward = sizes["generator"]
-        self.generator = CollaborativeWeightsGenerator(
-            MEMORY, {t.d_in for t in self.targets}, [(t.name, t.d_in, t.d_out) for t in self.targets], rank=RANK,
-            hidden=hidden, blocks=blocks, feed_forward=feed_forward,
-        ).to(self.device)  # fmt: skip
-        for B in self.generator.L_B.values():
-            torch.nn.init.normal_(B, std=0.02)
-        draw = torch.Generator().manual_seed(0)
-        lengths = torch.randint(60, 195, (BATCH * BATCHES,), generator=draw).tolist()
-        vocabulary = sizes["vocab"]
-        self.prompts = [torch.randint(3, vocabulary, (length,), generator=draw).tolist() for length in lengths]
-        self.memory = torch.randn(len(lengths), 1, MEMORY, generator=draw).to(self.device)
-        self.labels = torch.randint(0, 2, (len(lengths),), generator=draw).float().to(self.device)
-        with torch.no_grad():
-            self.weights = self.generator.eval()(self.memory)
-        rows = torch.tensor(self.llm.answer_ids, device=self.device)
-        self.head = self.plain.lm_head.weight[rows].float()
-
-    # -- scoring: [N] ------------------------------------------------------------------------------------------------
-
-    def batches(self) -> list[range]:
-        return [range(start, start + BATCH) for start in range(0, len(self.prompts), BATCH)]
-
-    def padded(self, model: Any, batch: Any, **options: Any) -> Tensor:
-        """Last position, two rows of the head, on a right-padded batch."""
-        lengths = [len(self.prompts[n]) for n in batch]
-        ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-        for row, n in enumerate(batch):
-            ids[row, : lengths[row]] = torch.tensor(self.prompts[n])
-        mask = torch.arange(ids.shape[1])[None] < torch.tensor(lengths)[:, None]
-        hidden = model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False, **options)
-        last = hidden.last_hidden_state[torch.arange(len(lengths)), torch.tensor(lengths) - 1].float()
-        return (last @ self.head.T).diff(dim=1)[:, 0]
-
-    @torch.no_grad()
-    def frozen_padded(self) -> None:
-        for batch in self.batches():
-            self.padded(self.plain.model, batch)
-
-    @torch.no_grad()
-    def frozen_full_logits(self) -> None:
-        for batch in self.batches():
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(self.prompts[n]) for n in batch], batch_first=True)
-            self.plain(input_ids=ids.to(self.device), attention_mask=(ids > 0).to(self.device), use_cache=False)
-
-    @torch.no_grad()
-    def frozen_bucketed(self) -> None:
-        order = sorted(range(len(self.prompts)), key=lambda n: len(self.prompts[n]))
-        for batch in self.batches():
-            self.padded(self.plain.model, [order[n] for n in batch])
-
-    @torch.no_grad()
-    def frozen_packed(self) -> None:
-        self.llm.score(self.prompts)
-
-    @torch.no_grad()
-    def apply_packed(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.weights)
-
-    @torch.no_grad()
-    def cora_packed(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.generator.eval()(self.memory))
-
-    @torch.no_grad()
-    def cora_padded(self) -> None:
-        self.llm.packed = False
-        try:
-            for batch in self.batches():
-                weights = self.weights.select(list(batch))
-                self.llm.score([self.prompts[n] for n in batch], self.targets, weights)
-        finally:
-            self.llm.packed = True
-
-    @torch.no_grad()
-    def merged_one_by_one(self) -> None:
-        """W + dW written into a copy, one pair at a time."""
-        model = self.scratch
-        for n in range(BATCH):
-            for target in self.scratch_targets:
-                target.module.weight += self.weights.delta(target, n).T.to(self.dtype)
-            self.padded(model.model, [n])
-            for target in self.scratch_targets:
-                target.module.weight -= self.weights.delta(target, n).T.to(self.dtype)
-
-    # -- other ways --------------------------------------------------------------------------------------------------
-
-    def prepare_others(self) -> None:
-        """Copies for merging and for peft."""
-        import peft
-
-        self.scratch = copy.deepcopy(self.plain)
-        self.scratch_targets = weight_targets(self.scratch, "qkvo")
-        options = {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
-        config = peft.LoraConfig(**options, lora_dropout=0.05)
-        self.peft = peft.get_peft_model(copy.deepcopy(self.plain), config)
-        mixed = peft.get_peft_model(copy.deepcopy(self.plain), peft.LoraConfig(**options), adapter_name="0")
-        for n in range(1, BATCH):
-            mixed.add_adapter(str(n), peft.LoraConfig(**options))
-        self.mixed = mixed.eval()
-        self.peft_optimizer = torch.optim.AdamW([p for p in self.peft.parameters() if p.requires_grad], lr=1e-4)
-        self.cora_optimizer = torch.optim.AdamW(self.generator.parameters(), lr=1e-4)
-
-    @torch.no_grad()
-    def peft_static(self) -> None:
-        self.peft.eval()
-        for batch in self.batches():
-            self.padded(self.peft.base_model.model.model, batch)
-
-    @torch.no_grad()
-    def peft_mixed(self) -> None:
-        for batch in self.batches():
-            names = [str(n) for n in range(BATCH)]
-            with self.mixed.base_model._enable_peft_forward_hooks(adapter_names=names):
-                self.padded(self.mixed.base_model.model.model, batch)
-
-    # -- training: one step on one batch -----------------------------------------------------------------------------
-
-    def train_peft(self) -> None:
-        """A static LoRA; loss at the last position."""
-        self.peft.train()
-        scores = self.padded(self.peft.base_model.model.model, range(BATCH))
-        self._step(scores, self.peft_optimizer)
-
-    def train_cora(self) -> None:
-        weights: PairWeights = self.generator.train()(self.memory[:BATCH])
-        self._step(self.llm.score(self.prompts[:BATCH], self.targets, weights), self.cora_optimizer)
-
-    def _step(self, scores: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        binary_cross_entropy_with_logits(scores, self.labels[:BATCH]).backward()
-        optimizer.step()
-
-
-def timed(way: Callable[[], None], device: torch.device) -> float:
+def timed(way: Way, device: torch.device) -> float:
     """Seconds of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -208,19 +39,76 @@ def timed(way: Callable[[], None], device: torch.device) -> float:
     return perf_counter() - started
 
 
-def rounds(ways: dict[str, Callable[[], None]], base: str, count: int, device: torch.device) -> dict[str, float]:
-    """Median over rounds of each way's time over the base's in the same round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(count + 1):
-        for name, way in ways.items():
-            passed = timed(way, device)
-            if number:  # the first round warms up
-                seconds[name].append(passed)
-        print(f"round {number} of {count}", file=sys.stderr, flush=True)
+class Table:
+    """Seconds of each way in each round."""
+
+    def __init__(self, title: str, ways: dict[str, Way], count: int, device: torch.device) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for number in tqdm(range(count + 1), desc=title, unit="round"):
+            for name, way in ways.items():
+                passed = timed(way, device)
+                if number:  # the first round warms up
+                    self.seconds[name].append(passed)
+
+    def over(self, name: str, base: str) -> float:
+        """Median over rounds of the ratio within a round."""
+        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 4)
+
+    def all_over(self, base: str) -> dict[str, float]:
+        return {name: self.over(name, base) for name in self.seconds}
+
+
+def training_ways(ways: Ways) -> dict[str, Way]:
+    """By the names under which they are reported."""
     return {
-        name: statistics.median(t / b for t, b in zip(times, seconds[base], strict=True))
-        for name, times in seconds.items()
+        "peft LoRA, padded": ways.train_peft(),
+        "CoRA": ways.train_cora(),
+        "CoRA, recomputed": ways.train_cora(recompute=True),
+        "CoRA on the question": ways.train_cora(on_question=True),
+        "CoRA on the question, first epoch": ways.train_cora(on_question=True, kept=False),
     }
+
+
+def peak_memory(ways: Ways, name: str) -> float:
+    """MB that a training step takes beyond what stands before it (weights, optimizer state)."""
+    way = training_ways(ways)[name]
+    way()
+    if ways.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what the first step has freed
+    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew (Linux)
+    before = _status("VmRSS")
+    way()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found.group(1)) / 1024
+
+
+def _memory_by_process(options: argparse.Namespace) -> dict[str, float]:
+    """Each way in a process of its own, so that none inherits another's peak."""
+    found = {}
+    for name in ("peft LoRA, padded", "CoRA", "CoRA, recomputed", "CoRA on the question"):
+        command = [sys.executable, __file__, f"--preset={options.preset}", f"--device={options.device}"]
+        answer = subprocess.run([*command, f"--memory-of={name}"], check=True, capture_output=True, text=True)
+        found[name] = round(float(answer.stdout.split()[-1]), 1)
+    return found
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(8))
 
 
 def main() -> None:
@@ -229,29 +117,57 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    bench = Bench(options.preset, options.device)
-    bench.prepare_others()
-    scoring = {
-        "frozen, padded": bench.frozen_padded, "frozen, full logits": bench.frozen_full_logits,
-        "frozen, bucketed": bench.frozen_bucketed, "frozen, packed": bench.frozen_packed,
-        "peft, one adapter": bench.peft_static, "peft, an adapter a sample": bench.peft_mixed,
-        "CoRA, padded": bench.cora_padded, "CoRA, weights given": bench.apply_packed, "CoRA": bench.cora_packed,
-    }  # fmt: skip
-    score = rounds(scoring, "frozen, padded", options.rounds, bench.device)
-    train = rounds({"peft": bench.train_peft, "CoRA": bench.train_cora}, "peft", options.rounds, bench.device)
-    ratios = {
-        "score_frozen_packed": score["frozen, packed"],
-        "score_cora": score["CoRA"],
-        "score_cora_over_frozen": score["CoRA"] / score["frozen, packed"],
-        "apply_over_frozen": score["CoRA, weights given"] / score["frozen, packed"],
-        "train_cora_over_peft": train["CoRA"],
+    ways = Ways(options.preset, options.device, batch=64 if options.preset == "7b" else 16,
+                batches={"wide": 1, "7b": 2}.get(options.preset, 4))  # fmt: skip
+    if options.memory_of:
+        print(peak_memory(ways, options.memory_of))
+        return
+
+    small = options.preset in ("tiny", "cpu")
+    scoring: dict[str, Way] = {"frozen, padded": ways.frozen}
+    if small:
+        scoring |= {"frozen, padded, full logits": ways.frozen_full_logits, "frozen, bucketed": ways.frozen_bucketed}
+        scoring |= {"peft, one adapter": ways.peft_adapter(), "peft, an adapter a sample": ways.peft_mixed()}
+        scoring |= {"W + dW, pair by pair": ways.merged_one_by_one(), "dense dW, padded": ways.dense()}
+        scoring |= {"(x A) B, padded": ways.two_products()}
+    scoring |= {"frozen, packed": ways.frozen_packed, "CoRA, weights given": ways.weights_given, "CoRA": ways.cora}
+    if ways.dtype != torch.bfloat16:
+        scoring |= {"frozen, packed, bfloat16": ways.in_bfloat16(False), "CoRA, bfloat16": ways.in_bfloat16(True)}
+    score = Table("score", scoring, options.rounds, ways.device)
+    train = Table("train", training_ways(ways), options.rounds, ways.device)
+    ranking: dict[str, Way] = {"prompt": lambda: ways.rank(False), "question": lambda: ways.rank(True)}
+    rank = Table("rank", ranking, options.rounds, ways.device)
+    memory = _memory_by_process(options)
+
+    base, peft = "frozen, padded", "peft LoRA, padded"
+    flops = 2 * ways.parameters * sum(map(len, ways.prompts))
+    seconds = statistics.median(score.seconds["frozen, packed"])
+    ratios: dict[str, float] = {
+        "score_frozen_packed": score.over("frozen, packed", base),
+        "score_cora": score.over("CoRA", base),
+        "score_cora_over_frozen": score.over("CoRA", "frozen, packed"),
+        "apply_over_frozen": score.over("CoRA, weights given", "frozen, packed"),
+        "train_cora_over_peft": train.over("CoRA", peft),
+        "train_question_over_peft": train.over("CoRA on the question", peft),
+        "train_memory_cora_over_peft": round(memory["CoRA"] / memory[peft], 4),
+        "train_memory_recomputed_over_peft": round(memory["CoRA, recomputed"] / memory[peft], 4),
+        "rank100_question_over_prompt": rank.over("question", "prompt"),
+        # The pruned last block is counted as if it were read whole, so this can be a little above what is computed.
+        "share_of_matrix_rate": round(flops / seconds / matrix_rate(ways.device, ways.dtype), 4),
     }
-    result = {"preset": options.preset, "device": options.device, "score": score, "train": train, "ratios": ratios}
+    if "CoRA, bfloat16" in scoring:
+        ratios["score_cora_bf16"] = score.over("CoRA, bfloat16", base)
+    result: dict[str, Any] = {
+        "preset": options.preset, "device": options.device, "torch": torch.__version__, "rounds": options.rounds,
+        "ratios": ratios, "score over frozen, padded": score.all_over(base), "train over peft": train.all_over(peft),
+        "rank over prompt": rank.all_over("prompt"), "MB of a training step": memory,
+    }  # fmt: skip
     text = json.dumps(result, indent=2)
     print(text)
     if options.out:
-        options.out.write_text(text + "\n")
+        options.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
