@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
-from recbole_cora.errors import LLMError
+from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.prefix import PrefixCache
-from tests.llms import N, prompts, random_weights
+from tests.llms import SMALL, N, prompts, random_weights
 
 #: Ways of reading, by what they set on a FrozenLLM.
 WAYS: dict[str, dict[str, Any]] = {
@@ -187,3 +188,55 @@ def test_bfloat16_stays_near_float32(folders: dict[str, Path]) -> None:
         scores = coarse.score(prompts(coarse), own, weights, questions)
         assert scores.dtype == torch.float32
         assert (scores - truth).abs().max() < 0.02 * (truth.max() - truth.min())
+
+
+def test_an_offloaded_llm_is_the_llm(folders: dict[str, Path], tmp_path: Path) -> None:
+    """With blocks on disk, put there by accelerate: the same fingerprint, scores and gradients, pruned and packed."""
+    whole = FrozenLLM.load(str(folders["llama"]), dtype="float32")
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.layers.1": "disk", "model.norm": "cpu"}
+    places |= {"model.rotary_emb": "cpu", "lm_head": "disk"}
+    other = FrozenLLM.load(
+        str(folders["llama"]), dtype="float32", device_map=places, offload_folder=str(tmp_path / "offloaded")
+    )
+    assert next(other.model.model.layers[1].parameters()).is_meta
+    assert other.pruned and other.shares_prefixes and other.fingerprint() == whole.fingerprint()
+    found = []
+    for one in (whole, other):
+        targets = weight_targets(one.model, "qkvo")
+        weights, leaves = grad_weights(targets)
+        for questions in (None, QUESTIONS):
+            scores = one.score(prompts(one), targets, weights, questions)
+            found.append([scores, *torch.autograd.grad(scores.square().sum(), leaves)])
+    for ours, theirs in zip(found[2:], found[:2], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        assert next(other.model.model.layers[1].parameters()).is_meta  # and is offloaded again after each pass
+
+
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+def test_a_quantised_llm_takes_the_same_deltas(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Its weights are rounded, its deltas are not: they act as an explicit dW on the rounded model."""
+    pytest.importorskip("bitsandbytes")
+    config = transformers.LlamaConfig(**{**SMALL, "hidden_size": 128, "intermediate_size": 256})
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    FrozenLLM.load(str(folders["llama"])).tokenizer.save_pretrained(tmp_path)
+    whole = FrozenLLM.load(str(tmp_path), dtype="float32")
+    small = FrozenLLM.load(str(tmp_path), dtype="float32", quantised=kind)
+    assert small.packed and small.pruned and small.fingerprint() != whole.fingerprint()
+    weights = random_weights(own := weight_targets(small.model, "qkvo"))
+    scores = small.score(prompts(small), own, weights)
+    explicit = reference(small, own, weights, [0] * N)
+    unrounded = whole.score(prompts(whole), weight_targets(whole.model, "qkvo"), weights)
+    spread = unrounded.max() - unrounded.min()
+    assert (scores - explicit).abs().max() < 0.02 * spread
+    assert 0 < (scores - unrounded).abs().max() < 0.5 * spread
+
+
+def test_quantisation_without_bitsandbytes_names_its_install_command(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    with pytest.raises(LLMError, match=r"pip install 'recbole-cora\[quantised\]'"):
+        FrozenLLM.load(str(folders["llama"]), quantised="4bit")
+    with pytest.raises(SettingError, match="did you mean '4bit'"):
+        FrozenLLM.load(str(folders["llama"]), quantised="4-bit")

@@ -125,7 +125,8 @@ class FrozenLLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return self.model.get_input_embeddings().weight.device
+        device = self.model.get_input_embeddings().weight.device
+        return device if device.type != "meta" else torch.device("cpu")  # offloaded: accelerate moves what comes in
 
     @property
     def dtype(self) -> str:
@@ -151,13 +152,11 @@ class FrozenLLM(nn.Module):
             if key not in ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, parameter in sorted(self.model.named_parameters()):
-            flat = parameter.detach().reshape(-1)
-            if flat.numel() > _WHOLE:
-                flat = flat[:: -(-flat.numel() // _SAMPLE)]
-            flat = flat.bfloat16() if flat.is_floating_point() else flat
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        for path, module in sorted(self.model.named_modules()):
+            with hub.at_hand(module):
+                for name, parameter in sorted(module.named_parameters(path, recurse=False)):
+                    digest.update(f"{name} {tuple(parameter.shape)}".encode())
+                    digest.update(_sample(parameter))
         return digest.hexdigest()
 
     def score(
@@ -308,12 +307,19 @@ class FrozenLLM(nn.Module):
     def _logits(self, last: Tensor) -> Tensor:
         """Logits of the two answers [N, 2], float32, of last states [N, d]; no other row of the head is computed."""
         head = self.model.get_output_embeddings()
-        rows = torch.tensor(self.answer_ids, device=head.weight.device)
-        logits = last.float().to(rows.device) @ head.weight[rows].float().T
-        if head.bias is not None:
-            logits = logits + head.bias[rows].float()
+        with hub.at_hand(head):
+            rows = torch.tensor(self.answer_ids, device=head.weight.device)
+            logits = last.float().to(rows.device) @ head.weight[rows].float().T
+            if head.bias is not None:
+                logits = logits + head.bias[rows].float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _alike(self, ours: Tensor, theirs: Tensor) -> bool:
+        """Equal up to the rounding of the dtype, or of what a quantised model rounds on the way."""
+        coarse = theirs.dtype != torch.float32 or getattr(self.model, "is_quantized", False)
+        scale = max(float(theirs.abs().max()), 1e-3)
+        return torch.allclose(ours.float(), theirs.float(), atol=(0.05 if coarse else 1e-3) * scale, rtol=0)
 
     @torch.no_grad()
     def _try_packed(self) -> None:
@@ -328,7 +334,7 @@ class FrozenLLM(nn.Module):
         def works(way: str, read: Callable[[], Tensor]) -> bool:
             setattr(self, way, True)
             try:
-                why = "" if _alike(read(), padded) else "it answers otherwise then"
+                why = "" if self._alike(read(), padded) else "it answers otherwise then"
             except hub.FAILURES as error:
                 why = hub.line_of(error)
             setattr(self, way, not why)
@@ -361,7 +367,7 @@ class FrozenLLM(nn.Module):
         longer = torch.tensor([[*ids, ids[0], ids[0]]], device=self.device)
         theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)]
         ours = self._logits(self._read([ids]))[0].to(theirs.device)
-        if not _alike(ours, theirs):
+        if not self._alike(ours, theirs):
             raise LLMError(
                 f"'{self.name}' ({self.model.config.model_type}) does not read left to right, or scales its logits "
                 f"in a way unknown here; expected a causal LM with a plain language head"
@@ -390,15 +396,16 @@ def _after(starts: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
     return (torch.arange(max(map(len, prompts))) >= torch.tensor(starts)[:, None]).unsqueeze(2)
 
 
+def _sample(parameter: Tensor) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    if flat.numel() > _WHOLE:
+        flat = flat[:: -(-flat.numel() // _SAMPLE)]
+    flat = flat.bfloat16() if flat.is_floating_point() else flat
+    return flat.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
 def _key(ids: Sequence[int]) -> bytes:
     return np.asarray(ids, dtype=np.int32).tobytes()
-
-
-def _alike(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal up to the rounding of the dtype."""
-    coarse = theirs.dtype != torch.float32
-    scale = float(theirs.float().abs().max())
-    return torch.allclose(ours.float(), theirs.float(), atol=(0.05 if coarse else 1e-3) * max(scale, 1e-3), rtol=0)
 
 
 def _context_window(config: Any, tokenizer: Any) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import align_module_device
 from safetensors import SafetensorError
+from torch import nn
 
 from recbole_cora.errors import LLMError, SettingError, nearest
 from recbole_cora.llm.packed import NAME, packed_attention
@@ -107,6 +110,12 @@ def _quantisation(kind: str, dtype: torch.dtype) -> Any:
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+
+
+def at_hand(module: nn.Module) -> AbstractContextManager[None]:
+    """Context within which the module's own weights are there, also where accelerate has offloaded them."""
+    found: AbstractContextManager[None] = align_module_device(module)
+    return found
 
 
 def line_of(error: BaseException) -> str:
