@@ -7,9 +7,9 @@ Data flows one way, and files import only downward:
 
     0  errors, files
     1  protocol, prompts, settings, repairs, metrics, report
-    2  prepare/;  ratings -> rows_dataset, row_prompts;  llm/ (frozen, families, deltas, tiny);  generator;  cf
+    2  prepare/;  ratings -> rows_dataset, row_prompts;  llm/ (frozen and how it reads, deltas, tiny);  generator;  cf
     3  models/ (CoRA, MF, LGCN, SAS, Averages), checkpoint
-    4  trainer, stage
+    4  microbatches, trainer, stage
     5  registry, evidence, parts, quick_start
     6  cli
 

@@ -84,7 +84,7 @@ def run(
         also |= {"CF encoder": content_key(*map(_bytes, encoder.model.state_dict().values()))}
         maker = partial(config.model_class, encoder=encoder, llm=llm, prompts=prompts)
         stage = Stage(config, ratings, maker, also)
-        result |= {"llm": name, "llm_why": why, "cf_encoder": encoder.name}
+        result |= {"llm": name, "llm_why": why, "llm_dtype": llm.dtype, "cf_encoder": encoder.name}
     else:
         stage = Stage(config, ratings)
 

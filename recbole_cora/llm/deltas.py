@@ -90,10 +90,10 @@ class _ThinProduct:
         A = next(iter(weights.A.values()))
         self.weights = weights
         self._lengths = list(lengths) if lengths else None
-        self._ends = (
-            torch.tensor(lengths, device=A.device).cumsum(0).int() if lengths else None
-        )  # of each pair in the row
+        # Where each pair's tokens end in the row.
+        self._ends = torch.tensor(lengths, device=A.device).cumsum(0).int() if lengths else None
         self._acting = acting
+        self._moved: dict[Any, Tensor] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -103,7 +103,7 @@ class _ThinProduct:
     def __call__(self, x: Tensor, width: int) -> Tensor:
         """[N, L, d_in] -> [N, L, r], or packed [1, T, d_in] -> [1, T, r], in x's dtype."""
         if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
-            A = self.weights.A[width].to(x)
+            A = self._factor(width, x)
             dropped = self.weights.training and self.weights.dropout > 0
             wide = F.dropout(x, self.weights.dropout) if dropped else x
             product = self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
@@ -111,6 +111,13 @@ class _ThinProduct:
                 product = product * self._acting.to(product)
             self._x, self._product = x, product
         return self._product
+
+    def _factor(self, width: int, x: Tensor) -> Tensor:
+        """A of that width in x's dtype and place, moved there once."""
+        key = width, x.dtype, x.device
+        if key not in self._moved:
+            self._moved[key] = self.weights.A[width].to(x)
+        return self._moved[key]
 
     def _batched(self, x: Tensor, A: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[0] != A.shape[0]:
