@@ -24,13 +24,6 @@ _VERSION = 1  # of `PromptEncoder`: raised where the same titles give other toke
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
 
-class Piece(NamedTuple):
-    """A part of a prompt: the template's own text (`fixed`), or a title."""
-
-    text: str
-    fixed: bool
-
-
 class Tokens(NamedTuple):
     """A prompt's token ids, and where its question (all after the history) begins."""
 
@@ -38,21 +31,16 @@ class Tokens(NamedTuple):
     question: int | None
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt in its pieces, the template's text and the titles kept apart; the last three are the question."""
+class Prompt(NamedTuple):
+    """A prompt in two parts: template and history, the same for every candidate item, and the question about one."""
 
-    pieces: tuple[Piece, ...]
-
-    @property
-    def beginning(self) -> str:
-        """What comes before the question: template and history."""
-        return "".join(piece.text for piece in self.pieces[:-3])
+    beginning: str
+    question: str
 
     @property
     def text(self) -> str:
         """The prompt as it reads."""
-        return "".join(piece.text for piece in self.pieces)
+        return self.beginning + self.question
 
 
 @dataclass(frozen=True)
@@ -81,12 +69,9 @@ class Template:
 
     def prompt(self, history_titles: list[str], title: str) -> Prompt:
         """The prompt for these titles, as they are."""
-        pieces = [Piece(self.before, True)]
-        for place, liked in enumerate(history_titles):
-            pieces += [Piece('", "' if place else '"', True), Piece(liked, False)]
-        pieces.append(Piece('"' if history_titles else NO_HISTORY, True))
-        pieces += [Piece(self.between + '"', True), Piece(title, False), Piece('"' + self.after, True)]
-        return Prompt(tuple(pieces))
+        liked = '", "'.join(history_titles)
+        history = f'"{liked}"' if history_titles else NO_HISTORY
+        return Prompt(f"{self.before}{history}", f'{self.between}"{title}"{self.after}')
 
 
 def load_template(name_or_path: str) -> Template:
@@ -149,7 +134,7 @@ class PromptEncoder:
         return content_key(_VERSION, type(self.tokenizer).__name__, vocabulary, template, self.max_tokens, self._bos)
 
     def prompt(self, history_titles: list[str], title: str) -> Prompt:
-        """The prompt in its pieces: titles cleaned, control tokens broken, the latest `history_items` kept."""
+        """The prompt in its parts: titles cleaned, control tokens broken, the latest `history_items` kept."""
         latest = self._latest(history_titles)
         return self.template.prompt([self._plain(liked) for liked in latest], self._plain(title))
 
@@ -204,7 +189,8 @@ class PromptEncoder:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        lean = {"return_attention_mask": False, "return_token_type_ids": False}
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False, **lean)["input_ids"]
         return [ids if ids[:1] == self._bos else [*self._bos, *ids] for ids in rows]  # a template may write its BOS
 
     def _as_plain_text(self, title: str) -> str:

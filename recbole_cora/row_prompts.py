@@ -91,7 +91,7 @@ class RowPrompts:
             for start in range(0, total, _ROWS_AT_ONCE):
                 rows = range(start, min(start + _ROWS_AT_ONCE, total))
                 found = self._encoder.encode_all([self.titles(row) for row in rows], questions=questions)
-                ids.append(np.fromiter((token for tokens in found for token in tokens.ids), dtype=np.int32))
+                ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in found]
                 lengths += [len(tokens.ids) for tokens in found]
                 begins += [tokens.question for tokens in found]
                 bar.update(len(rows))
