@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import recbole_cora
-from recbole_cora.errors import CheckpointError
+from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.prompts import PromptEncoder
 from tests.conftest import write_toy
 
 SMALL: dict[str, Any] = {"epochs": 2, "show_progress": False, "seed": 3}
@@ -55,3 +56,57 @@ def test_an_encoder_of_other_data_is_refused(toy: Path) -> None:
     write_toy(toy.parent, "other", inter=inter.replace("u11\t", "u99\t"))
     with pytest.raises(CheckpointError, match="vocabulary"):
         recbole_cora.run(model="CoRA", dataset="other", options={**TINY, "cf_checkpoint": trained["folder"]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights_on": "question"},
+        {"weights_on": "question", "prefix_cache_mb": 0, "llm_batch_tokens": 300},
+        {"gradient_checkpointing": True, "gradient_accumulation": 2},
+        {"device_map": "auto"},
+        {"dtype": "bfloat16", "train_batch_size": "auto"},
+    ],
+    ids=lambda options: ", ".join(f"{key}={value}" for key, value in options.items()),
+)
+def test_cora_runs_in_every_way(toy: Path, options: dict[str, Any]) -> None:
+    """Each option of the engine trains, scores, and is scored alike when loaded."""
+    result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, **options})
+    again = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, **options, "checkpoint": result["folder"]})
+    assert again["test"] == result["test"]
+    assert result["llm_dtype"] == options.get("dtype", "float32")
+
+
+def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
+    """Recomputed activations, parts of a batch, small rows: the same scores after training as without."""
+    exact = {**TINY, "generator_dropout": 0.0, "cf_dropout": 0.0, "delta_dropout": 0.0}
+    plain = recbole_cora.run(model="CoRA", dataset="toy", options=exact)["test"]["logloss"]
+    for options in ({"gradient_checkpointing": True}, {"gradient_accumulation": 3}, {"llm_batch_tokens": 200}):
+        other = recbole_cora.run(model="CoRA", dataset="toy", options={**exact, **options})["test"]["logloss"]
+        assert abs(other - plain) < 1e-4
+
+
+def test_a_model_is_used_in_the_mode_it_was_trained_in(toy: Path) -> None:
+    """Weights trained on the question alone are refused on the whole prompt, and an unknown mode is named."""
+    trained = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "question"})
+    with pytest.raises(CheckpointError, match="weights_on"):
+        recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "checkpoint": trained["folder"]})
+    with pytest.raises(SettingError, match="did you mean 'question'"):
+        recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "questions"})
+
+
+def test_prompts_are_tokenised_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run reads the tokens of the first; another template has its own."""
+    recbole_cora.run(model="CoRA", dataset="toy", options=TINY)
+    calls: list[int] = []
+    encode_all = PromptEncoder.encode_all
+
+    def counting(self: PromptEncoder, rows: Any, **options: Any) -> Any:
+        calls.append(len(rows))
+        return encode_all(self, rows, **options)
+
+    monkeypatch.setattr(PromptEncoder, "encode_all", counting)
+    recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "seed": 3})
+    assert not calls
+    recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "template": "books"})
+    assert sum(calls) == 240

@@ -117,6 +117,10 @@ class FrozenLLM(nn.Module):
         """Stays in evaluation mode, whatever the module it is part of does."""
         return super().train(False)
 
+    def _apply(self, *args: Any, **options: Any) -> FrozenLLM:
+        """Stays where it was loaded, in its dtype: to move it along would pull apart a spread or quantised LLM."""
+        return self
+
     @property
     def parameter_count(self) -> int:
         """Parameters of the LLM."""
