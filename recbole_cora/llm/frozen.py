@@ -369,7 +369,10 @@ class FrozenLLM(nn.Module):
             raise LLMError(f"'{self.name}' has no language head; expected a causal LM")
         ids = self.tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
         longer = torch.tensor([[*ids, ids[0], ids[0]]], device=self.device)
-        theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)]
+        try:
+            theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)]
+        except hub.FAILURES as error:
+            raise LLMError(f"'{self.name}' cannot be run here: {hub.line_of(error)}") from None
         ours = self._logits(self._read([ids]))[0].to(theirs.device)
         if not self._alike(ours, theirs):
             raise LLMError(

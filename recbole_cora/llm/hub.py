@@ -18,7 +18,10 @@ from recbole_cora.llm.packed import NAME, packed_attention
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTISED = ("4bit", "8bit")
 #: What reading a foreign folder or running a foreign model may raise.
-FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+FAILURES = (
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
+    SafetensorError,
+)  # fmt: skip
 
 
 def load(
