@@ -15,7 +15,7 @@ FLOORS = [
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
     | {"generator", "llm", "llm.hub", "llm.frozen", "llm.answers", "llm.families", "llm.deltas", "llm.tiny"}
-    | {"llm.packed", "llm.prefix", "llm.recompute"},
+    | {"llm.fingerprint", "llm.packed", "llm.prefix", "llm.recompute"},
     {"models", "models.cora", "models.mf", "models.lgcn", "models.sas", "models.averages", "checkpoint"},
     {"microbatches", "trainer", "stage"},
     {"registry", "evidence", "parts", "quick_start"},

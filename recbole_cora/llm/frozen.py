@@ -5,8 +5,6 @@ Legend: N prompts, L tokens, d hidden size.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +21,13 @@ from recbole_cora.llm import hub
 from recbole_cora.llm.answers import QUESTION, answer_tokens
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import WeightTarget, decoder_blocks
+from recbole_cora.llm.fingerprint import fingerprint
 from recbole_cora.llm.packed import NAME, Packing, pruned, recorded
 from recbole_cora.llm.prefix import Prefix, PrefixCache
 from recbole_cora.llm.recompute import recomputed
 
 ANSWER_SCORES = ("difference", "yes")
 log = logging.getLogger()
-_WHOLE = 1 << 20  # tensors of more elements are fingerprinted by a sample
-_SAMPLE = 1 << 16
 
 
 class FrozenLLM(nn.Module):
@@ -143,25 +140,8 @@ class FrozenLLM(nn.Module):
         return ("packed, last block pruned" if self.pruned else "packed") if self.packed else "padded"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the config and of every parameter's name, shape and values.
-
-        Values are taken in bfloat16, so that one model is the same in whatever dtype it is read. Of a tensor with more
-        than 2^20 elements 2^16 evenly spaced ones are hashed: another model is always told apart, a change of single
-        elements in a large model may not be.
-        """
-        config = {
-            key: value
-            for key, value in self.model.config.to_dict().items()
-            # the same model moved, or read in another dtype or by a newer release
-            if key not in ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-        }
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        for path, module in sorted(self.model.named_modules()):
-            with hub.at_hand(module):
-                for name, parameter in sorted(module.named_parameters(path, recurse=False)):
-                    digest.update(f"{name} {tuple(parameter.shape)}".encode())
-                    digest.update(_sample(parameter))
-        return digest.hexdigest()
+        """Of the model, in whatever dtype it is read: see `fingerprint.fingerprint`."""
+        return fingerprint(self.model)
 
     def score(
         self,
@@ -401,14 +381,6 @@ def _row(prompts: Sequence[Sequence[int]]) -> Tensor:
 def _after(starts: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
     """True from each row's start on [N, L, 1], in a padded batch."""
     return (torch.arange(max(map(len, prompts))) >= torch.tensor(starts)[:, None]).unsqueeze(2)
-
-
-def _sample(parameter: Tensor) -> bytes:
-    flat = parameter.detach().reshape(-1)
-    if flat.numel() > _WHOLE:
-        flat = flat[:: -(-flat.numel() // _SAMPLE)]
-    flat = flat.bfloat16() if flat.is_floating_point() else flat
-    return flat.contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
 def _key(ids: Sequence[int]) -> bytes:
