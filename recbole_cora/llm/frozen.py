@@ -182,6 +182,7 @@ class FrozenLLM(nn.Module):
             logits = self._logits(last)
             scores.append(logits[:, 0] - logits[:, 1] if self.answer_score == "difference" else logits[:, 0])
             order += group
+        self.prefixes.latest = {}
         inverse = torch.empty(len(order), dtype=torch.long)
         inverse[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(scores)[inverse.to(scores[0].device)]
@@ -273,7 +274,7 @@ class FrozenLLM(nn.Module):
 
     @torch.no_grad()
     def _read_prefixes(self, prefixes: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Keys and values of each, from the cache or read now."""
+        """Keys and values of each, from the cache or read now; one object for all that are the same."""
         keys = [_key(ids) for ids in prefixes]
         found = {key: self.prefixes.get(key) for key in keys}
         missing = {key: ids for key, ids in zip(keys, prefixes, strict=True) if found[key] is None}
@@ -286,6 +287,7 @@ class FrozenLLM(nn.Module):
             for n, layers in zip(group, pieces, strict=True):
                 found[names[n]] = states = tuple(layer.clone() for layer in layers)
                 self.prefixes.offer(names[n], states)
+        self.prefixes.latest = found  # type: ignore[assignment]
         return [found[key] for key in keys]  # type: ignore[misc]
 
     def _logits(self, last: Tensor) -> Tensor:

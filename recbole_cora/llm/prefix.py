@@ -24,6 +24,7 @@ class PrefixCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.bytes = 0
+        self.latest: dict[bytes, Prefix] = {}
         self._kept: dict[bytes, Prefix] = {}
 
     def __len__(self) -> int:
@@ -31,7 +32,7 @@ class PrefixCache:
 
     def get(self, prefix: bytes) -> Prefix | None:
         """What is kept of these token ids."""
-        return self._kept.get(prefix)
+        return self.latest.get(prefix) or self._kept.get(prefix)
 
     def offer(self, prefix: bytes, states: Prefix) -> None:
         """Keep `states`, if there is room."""
@@ -42,5 +43,6 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything."""
+        self.latest = {}
         self._kept.clear()
         self.bytes = 0
