@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recbole_cora.rows_dataset import ROW
 
-#: (model, interaction of N rows) -> e_u [N, c], e_i [N, c'].
+#: (model, interaction of N rows) -> e_u [N, c], e_i [N, c].
 PairEmbedding = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
 
@@ -91,16 +91,22 @@ class FrozenEncoder(nn.Module):
         """Coordinates of the memory: 2c + m."""
         return self.mean.numel()
 
+    @property
+    def side_size(self) -> int:
+        """Coordinates of e_u, or of e_i, with the evidence beside: c + m."""
+        return (self.memory_size + self.evidence.shape[1]) // 2
+
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stays in evaluation mode: it is frozen, its dropout too."""
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Of N rows: e_u and e_i side by side [N, 2c], and the evidence [N, m]."""
+    def forward(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Of N rows: e_u [N, c], e_i [N, c], and the evidence [N, m]."""
         memory = (torch.cat(self._parts(interaction), dim=-1) - self.mean) * self.scale
-        pair = self.memory_size - self.evidence.shape[1]
-        return memory[:, :pair], memory[:, pair:]
+        pair, evidence = memory.tensor_split([self.memory_size - self.evidence.shape[1]], dim=-1)
+        e_u, e_i = pair.chunk(2, dim=-1)
+        return e_u, e_i, evidence
 
     def _parts(self, interaction: Any) -> tuple[Tensor, ...]:
         evidence = self.evidence[interaction[ROW]]

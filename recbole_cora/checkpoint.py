@@ -21,9 +21,13 @@ _FORMAT = "recbole-cora/1"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's own answer (`trained_state`), else its whole state."""
-    own = getattr(model, "trained_state", None)
-    return dict(own() if own else model.state_dict())
+    """State of what a model says is `trained` in it, else its whole state."""
+    return dict(_trained(model).state_dict())
+
+
+def _trained(model: nn.Module) -> nn.Module:
+    part: nn.Module = getattr(model, "trained", model)
+    return part
 
 
 def save(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
@@ -61,7 +65,7 @@ def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
                 f"{path}: '{name}' has shape {list(state[name].shape)}, this model's has {list(tensor.shape)}; "
                 "use the settings it was trained with"
             )
-    getattr(model, "load_trained_state", model.load_state_dict)(state)
+    _trained(model).load_state_dict(state)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

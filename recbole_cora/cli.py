@@ -15,6 +15,7 @@ usage: recbole-cora COMMAND [--key=value ...]
 
 commands:
   run      train a model on a dataset, score it, and write a run folder
+  compare  run several models or a ready experiment (the paper's tables) over seeds, and write one report
   prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset, split once and for all
 
 examples:
@@ -23,6 +24,7 @@ examples:
   recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
   recbole-cora run --model=DeepFM --dataset=ml-100k                  # any model of RecBole, on the same rows
   recbole-cora run --config_files=mine.yaml --learning_rate=3e-4     # as in RecBole: files < --key=value
+  recbole-cora compare --models=CoRA,MF,Averages --dataset=ml-100k --seeds=1,2,3
   recbole-cora prepare csv --ratings=ratings.csv --items=movies.csv  # then: run --dataset=ratings
 
 Every key and its default is explained in properties/: overall.yaml, model/<model>.yaml, dataset/<dataset>.yaml.
@@ -49,7 +51,18 @@ def prepare_command(arguments: list[str]) -> None:
     command(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command, "prepare": prepare_command}
+def compare_command(arguments: list[str]) -> None:
+    """`compare`: see `recbole_cora.compare`."""
+    from recbole_cora.compare.command import compare_command as command
+
+    command(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": run_command,
+    "prepare": prepare_command,
+    "compare": compare_command,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

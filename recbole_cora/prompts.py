@@ -10,17 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from recbole_cora.errors import LLMError, SettingError, nearest
 from recbole_cora.files import content_key
 
 BUILT_IN = ("movies", "books", "items")
 NO_HISTORY = "nothing yet"
+NOT_SHOWN = "not shown"
 
-_VERSION = 1  # of `PromptEncoder`: raised where the same titles give other tokens than before
+_VERSION = 2  # of `PromptEncoder`: raised where the same titles give other tokens than before
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
 
@@ -29,6 +32,21 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     question: int | None
+
+
+class Asked(NamedTuple):
+    """What one prompt asks, in words.
+
+    history: titles, oldest first; None: not shown.
+    title: of the target; None: not shown.
+    user, item: what is said of the user after the history, and of the item after its title (a code, or slots); "":
+        nothing.
+    """
+
+    history: Sequence[str] | None
+    title: str | None
+    user: str = ""
+    item: str = ""
 
 
 class Prompt(NamedTuple):
@@ -67,11 +85,16 @@ class Template:
         between, after = rest.split("{title}")
         return cls(before, between, after.rstrip())
 
-    def prompt(self, history_titles: list[str], title: str) -> Prompt:
-        """The prompt for these titles, as they are."""
-        liked = '", "'.join(history_titles)
-        history = f'"{liked}"' if history_titles else NO_HISTORY
-        return Prompt(f"{self.before}{history}", f'{self.between}"{title}"{self.after}')
+    def prompt(self, history: Sequence[str] | None, title: str | None, user: str = "", item: str = "") -> Prompt:
+        """The prompt for these words (see `Asked`), as they are."""
+        shown = NOT_SHOWN if history is None else NO_HISTORY
+        if history:
+            liked = '", "'.join(history)
+            shown = f'"{liked}"'
+        target = NOT_SHOWN if title is None else f'"{title}"'
+        of_user = f" (the user's feature: {user})" if user else ""
+        of_item = f" (its feature: {item})" if item else ""
+        return Prompt(f"{self.before}{shown}{of_user}", f"{self.between}{target}{of_item}{self.after}")
 
 
 def load_template(name_or_path: str) -> Template:
@@ -133,36 +156,55 @@ class PromptEncoder:
         template = (self.template.before, self.template.between, self.template.after)
         return content_key(_VERSION, type(self.tokenizer).__name__, vocabulary, template, self.max_tokens, self._bos)
 
-    def prompt(self, history_titles: list[str], title: str) -> Prompt:
-        """The prompt in its parts: titles cleaned, control tokens broken, the latest `history_items` kept."""
-        latest = self._latest(history_titles)
-        return self.template.prompt([self._plain(liked) for liked in latest], self._plain(title))
-
-    def text(self, history_titles: list[str], title: str) -> str:
-        """The prompt as it reads, before any shortening."""
-        return self.prompt(history_titles, title).text
-
-    def encode(self, history_titles: list[str], title: str) -> list[int]:
-        """The prompt's token ids, BOS first where the tokenizer itself begins with it, at most `max_tokens`.
+    @cached_property
+    def slot(self) -> str:
+        """Stands in a prompt's words where a vector will stand: a control token that the template does not use.
 
         Raises:
-            LLMError: the question does not fit even without history.
+            LLMError: the tokenizer has none.
         """
-        return self.encode_all([(history_titles, title)])[0].ids
+        tokenizer, used = self.tokenizer, "".join((self.template.before, self.template.between, self.template.after))
+        for token in (tokenizer.unk_token, tokenizer.pad_token, tokenizer.eos_token, *tokenizer.all_special_tokens):
+            if token and token not in used and len(self._ids([f"a{token}a"])[0]) > 2:
+                return str(token)
+        raise LLMError("the tokenizer has no control token that can stand for a vector in the prompt")
 
-    def encode_all(self, rows: Sequence[tuple[list[str], str]], *, questions: bool = False) -> list[Tokens]:
-        """Several prompts, from (history titles, title), as `encode` does one.
+    def slots(self, ids: Any) -> list[int]:
+        """Where the slots are in a prompt's token ids."""
+        token = self.tokenizer.convert_tokens_to_ids(self.slot)
+        places = np.flatnonzero(np.asarray(ids) == token).tolist()
+        return places[1:] if self._bos == [token] else places
+
+    def prompt(self, asked: Asked) -> Prompt:
+        """The prompt in its parts: titles cleaned, control tokens broken, the latest `history_items` kept."""
+        history = None if asked.history is None else [self._plain(liked) for liked in self._latest(asked.history)]
+        title = None if asked.title is None else self._plain(asked.title)
+        return self.template.prompt(history, title, asked.user, asked.item)
+
+    def text(self, history: Sequence[str], title: str) -> str:
+        """The prompt for these titles as it reads, before any shortening."""
+        return self.prompt(Asked(history, title)).text
+
+    def encode(self, history: Sequence[str], title: str) -> list[int]:
+        """The token ids of the prompt for these titles, as `encode_all` makes them."""
+        return self.encode_all([Asked(history, title)])[0].ids
+
+    def encode_all(self, rows: Sequence[Asked], *, questions: bool = False) -> list[Tokens]:
+        """Prompts as token ids, BOS first where the tokenizer itself begins with it, at most `max_tokens`.
 
         Args:
             questions: find where each question begins: after the tokens that it shares with the prompt's beginning read
                 alone (template and history), at least one. A token may not be cut, so the question's first may be one
                 that is partly history's last.
+
+        Raises:
+            LLMError: a question does not fit even without history.
         """
-        shown = [self.prompt(self._latest(history), title) for history, title in rows]
+        shown = [self.prompt(asked) for asked in rows]
         ids = self._ids([prompt.text for prompt in shown])
-        for n, (history, title) in enumerate(rows):
+        for n, asked in enumerate(rows):
             if len(ids[n]) > self.max_tokens:
-                shown[n], ids[n] = self._shortened(self._latest(history), title)
+                shown[n], ids[n] = self._shortened(asked)
         if not questions:
             return [Tokens(row, None) for row in ids]
         beginnings = [prompt.beginning for prompt in shown]
@@ -170,21 +212,22 @@ class PromptEncoder:
         alone = dict(zip(distinct, self._ids(distinct), strict=True))
         return [Tokens(row, max(1, _shared(row, alone[text]))) for row, text in zip(ids, beginnings, strict=True)]
 
-    def _shortened(self, latest: list[str], title: str) -> tuple[Prompt, list[int]]:
+    def _shortened(self, asked: Asked) -> tuple[Prompt, list[int]]:
+        latest = self._latest(asked.history or [])
         for dropped in range(1, len(latest) + 1):
-            prompt = self.prompt(latest[dropped:], title)
+            prompt = self.prompt(asked._replace(history=latest[dropped:]))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
                 self.shortened += 1
                 return prompt, ids
-        ids = self._ids([self.text([], title)])[0]
+        ids = self._ids([self.prompt(asked._replace(history=[])).text])[0]
         raise LLMError(
             f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
-            f"use an LLM with a longer context, or a shorter template (item '{title[:60]}')"
+            f"use an LLM with a longer context, or a shorter template (item '{(asked.title or '')[:60]}')"
         )
 
-    def _latest(self, history_titles: list[str]) -> list[str]:
-        return history_titles[max(0, len(history_titles) - self.history_items) :]
+    def _latest(self, history: Sequence[str]) -> list[str]:
+        return list(history[max(0, len(history) - self.history_items) :])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:

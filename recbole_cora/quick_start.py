@@ -13,13 +13,15 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from recbole_cora import metrics, parts, repairs, report
+from recbole_cora import metrics, repairs, report
 from recbole_cora.errors import SettingError
-from recbole_cora.files import content_key, write_json
+from recbole_cora.files import write_json
+from recbole_cora.models.cora import CoRA
+from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings, load_ratings
-from recbole_cora.registry import LLM_MODELS, model_class
+from recbole_cora.registry import model_class
 from recbole_cora.settings import CoraConfig, read_yaml
 from recbole_cora.stage import Stage, peak_memory_mb
 
@@ -64,29 +66,11 @@ def run(
     _log_rows(ratings)
     seconds["data"], lap = perf_counter() - lap, perf_counter()
 
-    result: dict[str, Any] = {
-        "model": model,
-        "dataset": dataset,
-        "llm": None,
-        "cf_encoder": None,
-        "seed": config["seed"],
-    }
-    encoder_stage = None
-    if model in LLM_MODELS:
-        name, why = parts.choose_llm(config)
-        log.info(f"LLM: {name} ({why})")
-        llm, prompts = parts.ready_llm(config, ratings, name)
-        seconds["llm"], lap = perf_counter() - lap, perf_counter()
-        encoder, encoder_stage = parts.ready_encoder(config, ratings)
-        parts.encoder_settings(config, encoder_stage)
-        seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
-        also: dict[str, Any] = {"weights_on": parts.weights_on(config), "LLM": llm.fingerprint()}
-        also |= {"CF encoder": content_key(*map(_bytes, encoder.model.state_dict().values()))}
-        maker = partial(config.model_class, encoder=encoder, llm=llm, prompts=prompts)
-        stage = Stage(config, ratings, maker, also)
-        result |= {"llm": name, "llm_why": why, "llm_dtype": llm.dtype, "cf_encoder": encoder.name}
-    else:
-        stage = Stage(config, ratings)
+    parts = ready_parts(config, ratings)
+    seconds |= parts.seconds
+    lap = perf_counter()
+    stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity)
+    result: dict[str, Any] = {"model": model, "dataset": dataset, **parts.told, "seed": config["seed"]}
 
     if config["checkpoint"]:
         stage.load(Path(config["checkpoint"]))
@@ -107,15 +91,12 @@ def run(
         result[split] = stage.metrics(split, scores)
     result |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()
-    if encoder_stage is not None:
-        text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
-        result["reference"] = {
-            "cf_encoder": encoder_stage.metrics("test", encoder_stage.score("test")),
-            "llm_only": stage.metrics("test", text_only, logits=True),
-        }
+    if config["references"] and parts.encoder_stage is not None:
+        result["reference"] = _references(stage, parts.encoder_stage)
         seconds["reference"] = perf_counter() - lap
-        result["shortened_prompts"] = prompts.shortened
-        log.info(f"{prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
+    if parts.prompts is not None:
+        result["shortened_prompts"] = parts.prompts.shortened
+        log.info(f"{parts.prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
     seconds["total"] = perf_counter() - started
 
     trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
@@ -141,6 +122,15 @@ def _warm_and_cold(stage: Stage, scores: Any) -> dict[str, Any]:
         warm = ratings.warm(least)[test]
         for name, rows in (("test_warm", warm), ("test_cold", ~warm)):
             found[name + suffix] = stage.metrics("test", scores, rows) | {"rows": int(rows.sum())}
+    return found
+
+
+def _references(stage: Stage, encoder: Stage) -> dict[str, Any]:
+    """The test rows as a model's frozen parts score them alone."""
+    found = {"cf_encoder": encoder.metrics("test", encoder.score("test"))}
+    if isinstance(stage.model, CoRA):
+        text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
+        found["llm_only"] = stage.metrics("test", text_only, logits=True)
     return found
 
 
@@ -171,7 +161,3 @@ def _new_folder(config: CoraConfig) -> Path:
     folder = Path(config["checkpoint_dir"]) / name
     folder.mkdir(parents=True)
     return folder
-
-
-def _bytes(tensor: Any) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()

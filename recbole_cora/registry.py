@@ -9,14 +9,27 @@ from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.models.averages import Averages
+from recbole_cora.models.binary_codes import BinaryCodes
+from recbole_cora.models.binllm import BinLLM
+from recbole_cora.models.collm import CoLLM
 from recbole_cora.models.cora import CoRA
+from recbole_cora.models.history_features import HistoryFeatures
+from recbole_cora.models.icl import ICL
 from recbole_cora.models.lgcn import LGCN
 from recbole_cora.models.mf import MF
+from recbole_cora.models.personprompt import PersonPrompt
+from recbole_cora.models.prompt4nr import Prompt4NR
 from recbole_cora.models.sas import SAS
+from recbole_cora.models.tallrec import TALLRec
 
-OURS: dict[str, type] = {cls.__name__: cls for cls in (CoRA, MF, LGCN, SAS, Averages)}
-#: Models that read prompts by a frozen LLM, with a frozen CF encoder beside it.
-LLM_MODELS = ("CoRA",)
+#: A model of this package is a line here; what it is built from stands in its class (`needs`).
+OURS: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        CoRA, ICL, TALLRec, Prompt4NR, PersonPrompt, CoLLM, BinLLM, BinaryCodes,
+        MF, LGCN, SAS, Averages, HistoryFeatures,
+    )
+}  # fmt: skip
 
 _RECBOLE_PACKAGES = (
     "general_recommender",

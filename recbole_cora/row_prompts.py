@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key, make_folder_whole, write_json
-from recbole_cora.prompts import PromptEncoder
+from recbole_cora.prompts import Asked, PromptEncoder
 from recbole_cora.ratings import Ratings
 
 _ROWS_AT_ONCE = 2000
@@ -29,6 +29,21 @@ def titles_of(ratings: Ratings) -> list[str]:
     return ratings.titles
 
 
+class Features(NamedTuple):
+    """What prompts say of a row's user and of its item beside their titles.
+
+    user, item: of every row [R]; or one text for all, such as slots for vectors; "": nothing.
+    """
+
+    user: str | Sequence[str] = ""
+    item: str | Sequence[str] = ""
+
+    def of(self, row: int) -> tuple[str, str]:
+        """Of one row."""
+        user, item = (side if isinstance(side, str) else side[row] for side in self)
+        return user, item
+
+
 class RowPrompts:
     """`prompts[row]` is the row's prompt as token ids [L]; they lie in a file, mapped into memory.
 
@@ -37,6 +52,8 @@ class RowPrompts:
         history_items: last liked items in a prompt.
         cache_dir: the file's folder is made here, kept by tokenizer, template and data.
         questions: also find where each row's question begins.
+        features: of users and items, beside their titles.
+        show_titles: of the history and of the target.
 
     Attributes:
         shortened: how many prompts lost history items to fit the context window.
@@ -50,9 +67,12 @@ class RowPrompts:
         cache_dir: Path,
         *,
         questions: bool = False,
+        features: Features = Features(),  # noqa: B008  (it cannot be changed)
+        show_titles: bool = True,
         show_progress: bool = False,
     ) -> None:
         self._ratings, self._titles, self._encoder, self._last = ratings, titles_of(ratings), encoder, history_items
+        self._features, self._show_titles = features, show_titles
         folder = cache_dir / f"{ratings.name}-{self._key(questions)}"
         if not folder.is_dir():
             make_folder_whole(folder, lambda temporary: self._tokenise(temporary, questions, show_progress))
@@ -68,19 +88,30 @@ class RowPrompts:
         """Where the question begins in the prompts of these rows; None where that was not asked for."""
         return None if self._questions is None else self._questions[list(rows)].tolist()
 
+    def of(self, rows: Sequence[int]) -> list[Any]:
+        """The prompts of these rows, [L] each."""
+        return [self[row] for row in rows]
+
+    def slots(self, rows: Sequence[int]) -> list[list[int]]:
+        """Where the slots are in the prompts of these rows: the user's, then the item's."""
+        return [self._encoder.slots(self[row]) for row in rows]
+
     def text(self, row: int) -> str:
         """The row's prompt as plain text."""
-        return self._encoder.text(*self.titles(row))
+        return self._encoder.prompt(self._asked(row)).text
 
-    def titles(self, row: int) -> tuple[list[str], str]:
-        """Titles of the row's last liked items, oldest first, and of its target item."""
-        history = self._ratings.history(row, self._last)
-        return [self._titles[item] for item in history], self._titles[self._ratings.item[row]]
+    def _asked(self, row: int) -> Asked:
+        user, item = self._features.of(row)
+        if not self._show_titles:
+            return Asked(None, None, user, item)
+        history = [self._titles[item] for item in self._ratings.history(row, self._last)]
+        return Asked(history, self._titles[self._ratings.item[row]], user, item)
 
     def _key(self, questions: bool) -> str:
         r = self._ratings
         columns = [np.ascontiguousarray(c).tobytes() for c in (r.item, r.liked, r.history_start, r.history_end)]
-        return content_key(self._encoder.key(), self._last, questions, self._titles, *columns)
+        said = [side if isinstance(side, str) else list(side) for side in self._features]
+        return content_key(self._encoder.key(), self._last, questions, self._titles, said, self._show_titles, *columns)
 
     def _tokenise(self, folder: Path, questions: bool, show_progress: bool) -> None:
         total = len(self._ratings)
@@ -90,7 +121,7 @@ class RowPrompts:
         with tqdm(total=total, desc="tokenise prompts", unit="row", disable=not show_progress, leave=False) as bar:
             for start in range(0, total, _ROWS_AT_ONCE):
                 rows = range(start, min(start + _ROWS_AT_ONCE, total))
-                found = self._encoder.encode_all([self.titles(row) for row in rows], questions=questions)
+                found = self._encoder.encode_all([self._asked(row) for row in rows], questions=questions)
                 ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in found]
                 lengths += [len(tokens.ids) for tokens in found]
                 begins += [tokens.question for tokens in found]

@@ -22,6 +22,16 @@ _HERE = Path(__file__).resolve().parent
 #: In an installed wheel the folder lies inside the package, in a checkout beside it.
 PROPERTIES = next(p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir())
 
+#: Files of `properties/parts`, each read for models that need one of these parts (see `recbole_cora.parts`).
+_PARTS = {
+    "llm": {"llm"}, "encoder": {"encoder", "codes"}, "codes": {"codes"}, "lora": {"lora", "tallrec"},
+    "tallrec": {"tallrec"},
+}  # fmt: skip
+#: Settings that change nothing in what is trained.
+NOT_CONTENT = (
+    "data_path", "cache_dir", "checkpoint_dir", "show_progress", "state", "use_gpu", "gpu_id", "device", "worker",
+    "references",
+)  # fmt: skip
 #: Keys that name a run rather than set it.
 _RUN_KEYS = ("model", "dataset", "config_files")
 
@@ -93,6 +103,9 @@ class CoraConfig(Config):
         options: settings that win over the files: a dict, already parsed.
         config_files: YAML files, later ones winning.
 
+    Attributes:
+        known: every key that may be set for this model.
+
     Raises:
         SettingError: an unknown key, or a value outside its range.
     """
@@ -127,13 +140,13 @@ class CoraConfig(Config):
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         known_to_recbole = set(self.internal_config_dict) | {k for keys in self.parameters.values() for k in keys}
-        for file in ("overall.yaml", f"model/{model}.yaml", f"dataset/{dataset}.yaml"):
+        for file in ("overall.yaml", *_own_files(model_class), f"dataset/{dataset}.yaml"):
             if (PROPERTIES / file).is_file():
                 self.internal_config_dict.update(read_yaml(PROPERTIES / file))
-        known = known_to_recbole | set(self.internal_config_dict)
+        self.known = known_to_recbole | set(self.internal_config_dict)
         for key in self.external_config_dict:
-            if key not in known:
-                raise SettingError(f"unknown setting '{key}' for --model={model}{nearest(key, known)}")
+            if key not in self.known:
+                raise SettingError(f"unknown setting '{key}' for --model={model}{nearest(key, self.known)}")
         if self.external_config_dict.get("train_batch_size") == "auto":  # the default's rows, in parts that may shrink
             del self.external_config_dict["train_batch_size"]
             self.internal_config_dict["batches_may_shrink"] = True
@@ -181,9 +194,29 @@ class CoraConfig(Config):
             raise SettingError(f"setting '{key}' is missing{nearest(key, self.final_config_dict)}")
         return self.final_config_dict[key]
 
+    @staticmethod
+    def part_keys(part: str) -> set[str]:
+        """The settings of a part, such as "llm"."""
+        return set(read_yaml(PROPERTIES / "parts" / f"{part}.yaml"))
+
+    @staticmethod
+    def own_keys(model_class: type) -> set[str]:
+        """The settings that a model has of its own, and of its parts; none, where it is RecBole's."""
+        files = [PROPERTIES / file for file in _own_files(model_class)]
+        return {key for file in files if file.is_file() for key in read_yaml(file)}
+
+    def content(self) -> dict[str, Any]:
+        """`public`, without what changes nothing in what is trained."""
+        return {k: v for k, v in self.public().items() if k not in NOT_CONTENT}
+
     def public(self) -> dict[str, Any]:
         """Every setting as JSON-able values, for `result.json`."""
         return {k: _plain(v) for k, v in sorted(self.final_config_dict.items())}
+
+
+def _own_files(model_class: type) -> list[str]:
+    needs: set[str] = getattr(model_class, "needs", set())
+    return [f"parts/{part}.yaml" for part, of in _PARTS.items() if of & needs] + [f"model/{model_class.__name__}.yaml"]
 
 
 def is_label_aware(model_class: type) -> bool:

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_cora import checkpoint
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
+from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.rows_dataset import make_dataset
 from recbole_cora.settings import CoraConfig
@@ -48,7 +49,7 @@ class Stage:
         self.seconds: dict[str, float] = {}
         make = make or config.model_class
         config["scores_are_logits"] = getattr(config.model_class, "scores_are_logits", not config.label_aware)
-        dataset = make_dataset(config, ratings)
+        self._dataset = dataset = make_dataset(config, ratings)
         splits = dataset.build()
         samplers = create_samplers(config, dataset, splits)
         shuffles = (config["shuffle"], False, False)
@@ -71,9 +72,15 @@ class Stage:
         }
 
     def fit(self, folder: Path, title: str, *, verbose: bool = False) -> None:
-        """Train with early stopping on the valid metric; `folder` gets the best checkpoint."""
+        """Train with early stopping on the valid metric; `folder` gets the best checkpoint.
+
+        A model without trainable parameters is saved as it is.
+        """
         started = perf_counter()
         config = self.config
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
+            return
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
@@ -120,11 +127,15 @@ class Stage:
         found["logloss"] = logloss(scores, label, logits=logits) if len(rows) else math.nan
         return {metric: None if math.isnan(value) else value for metric, value in found.items()}
 
-    def train_rows(self) -> Iterator[Any]:
-        """The train rows' interactions in order, in batches."""
-        dataset, size = self.train.dataset, self.config["eval_batch_size"]
+    def rows(self, split: str) -> Iterator[Any]:
+        """A split's interactions in order, in batches; of "train", the rows that the model is trained on."""
+        dataset, size = self._splits[SPLITS.index(split)], self.config["eval_batch_size"]
         for start in range(0, len(dataset), size):
             yield dataset.inter_feat[start : start + size].to(self.config["device"])
+
+    def all_rows(self) -> Any:
+        """Every row's interaction, in order."""
+        return self._dataset.inter_feat
 
     def _early_stopping_rows(self) -> Any:
         """The valid loader, over a fixed random share of the rows where `valid_fraction` asks for one."""

@@ -11,7 +11,7 @@ import pytest
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
-from recbole_cora.prompts import BUILT_IN, PromptEncoder, Template, clean_title, load_template
+from recbole_cora.prompts import BUILT_IN, Asked, PromptEncoder, Template, clean_title, load_template
 
 HOSTILE = (
     "{title}", "{history}", "{0} {} {{}} %s $x", 'He said "Yes"', "line\nbreak\r\n\ttab", "</s>", "<s>", "<pad>",
@@ -121,12 +121,13 @@ def test_an_unknown_template_names_the_nearest() -> None:
 def test_a_question_begins_after_the_history(tokenizer: Any) -> None:
     """Before it is what all candidates of a history share; at it the target's title is still to come."""
     encoder = PromptEncoder(tokenizer, load_template("movies"), 4096)
-    rows = [(["Toy Story", 'The "Quoted"'], title) for title in ("Heat", "GoldenEye", 'An "odd" one')] + [([], "Heat")]
+    rows = [Asked(["Toy Story", 'The "Quoted"'], title) for title in ("Heat", "GoldenEye", 'An "odd" one')]
+    rows.append(Asked([], "Heat"))
     found = encoder.encode_all(rows, questions=True)
-    assert [tokens.ids for tokens in found] == [encoder.encode(*row) for row in rows]
+    assert [tokens.ids for tokens in found] == [encoder.encode(row.history, row.title) for row in rows]
     assert found[0].question == found[1].question == found[2].question
     assert found[0].ids[: found[0].question] == found[1].ids[: found[1].question]
-    for tokens, (_, title) in zip(found, rows, strict=True):
+    for tokens, (_, title, *_) in zip(found, rows, strict=True):
         assert tokens.question is not None and 1 <= tokens.question < len(tokens.ids)
         question = tokenizer.decode(tokens.ids[tokens.question :])
         assert title in question and "Toy Story" not in question and "Leverage" in question
@@ -136,6 +137,6 @@ def test_a_shortened_prompts_question_is_whole(tokenizer: Any) -> None:
     """Where the history was cut to fit, the question begins where the rest of it ends."""
     whole = PromptEncoder(tokenizer, load_template("movies"), 4096).encode([], "Heat")
     encoder = PromptEncoder(tokenizer, load_template("movies"), len(whole) + 12)
-    (tokens,) = encoder.encode_all([(["Toy Story", "GoldenEye", "Alien"] * 3, "Heat")], questions=True)
+    (tokens,) = encoder.encode_all([Asked(["Toy Story", "GoldenEye", "Alien"] * 3, "Heat")], questions=True)
     assert encoder.shortened == 1 and len(tokens.ids) <= encoder.max_tokens
     assert tokenizer.decode(tokens.ids[tokens.question :]).lstrip('". ').startswith("Leverage")

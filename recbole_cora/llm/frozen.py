@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from recbole_cora.llm.answers import QUESTION, answer_tokens
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import WeightTarget, decoder_blocks
 from recbole_cora.llm.fingerprint import fingerprint
+from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.packed import NAME, Packing, pruned, recorded
 from recbole_cora.llm.prefix import Prefix, PrefixCache
 from recbole_cora.llm.recompute import recomputed
+from recbole_cora.llm.vectors import SlotVectors, in_slots
 
 ANSWER_SCORES = ("difference", "yes")
 log = logging.getLogger()
@@ -139,6 +142,15 @@ class FrozenLLM(nn.Module):
         """How prompts are read, for a log."""
         return ("packed, last block pruned" if self.pruned else "packed") if self.packed else "padded"
 
+    def embedding_statistics(self) -> tuple[Tensor, float]:
+        """Of 4096 tokens' embeddings, as the LLM's first block reads them: mean [d], and root mean square around it."""
+        table = self.model.get_input_embeddings()
+        tokens = torch.arange(0, table.num_embeddings, max(1, table.num_embeddings // 4096), device=self.device)
+        with torch.no_grad():
+            embedded = table(tokens.unsqueeze(0))[0].float()
+        mean = embedded.mean(dim=0)
+        return mean, float((embedded - mean).square().mean().sqrt())
+
     def fingerprint(self) -> str:
         """Of the model, in whatever dtype it is read: see `fingerprint.fingerprint`."""
         return fingerprint(self.model)
@@ -149,11 +161,14 @@ class FrozenLLM(nn.Module):
         targets: Sequence[WeightTarget] = (),
         weights: PairWeights | None = None,
         questions: Sequence[int] | None = None,
+        *,
+        slots: SlotVectors | None = None,
+        lora: SharedLoRA | None = None,
     ) -> Tensor:
         """The answer score of N prompts: [N], float32, in the given order.
 
-        They are read in batches of at most `batch_tokens`. Gradients flow to `weights`, if any; without them this is
-        the base LLM, bit for bit.
+        They are read in batches of at most `batch_tokens`. Gradients flow to whatever conditions the LLM here;
+        without any of it this is the base LLM, bit for bit.
 
         Args:
             token_ids: N prompts of any length up to `max_tokens`.
@@ -161,6 +176,8 @@ class FrozenLLM(nn.Module):
             weights: the collaborative weights of the N pairs.
             questions: where in each prompt the weights begin to act (at least 1); None: on all of it. What comes before
                 is then the base LLM's, and read once for all prompts that begin alike.
+            slots: vectors that stand in the prompts' slots.
+            lora: one LoRA for all pairs.
 
         Raises:
             LLMError: a prompt that is empty or too long, or a question outside it.
@@ -178,7 +195,8 @@ class FrozenLLM(nn.Module):
             prompts = [token_ids[n] for n in group]
             chosen = None if weights is None else weights.select(group)
             begin = None if starts is None else [starts[n] for n in group]
-            last = self._read(prompts, targets, chosen, begin)
+            filled = None if slots is None else slots.select(group)
+            last = self._read(prompts, targets, chosen, begin, filled, lora)
             logits = self._logits(last)
             scores.append(logits[:, 0] - logits[:, 1] if self.answer_score == "difference" else logits[:, 0])
             order += group
@@ -210,11 +228,16 @@ class FrozenLLM(nn.Module):
         targets: Sequence[WeightTarget] = (),
         weights: PairWeights | None = None,
         starts: Sequence[int] | None = None,
+        slots: SlotVectors | None = None,
+        lora: SharedLoRA | None = None,
     ) -> Tensor:
         """The last token's state of each prompt [N, d]; the weights act from `starts` on."""
+        embedding, lengths = self.model.get_input_embeddings(), [len(ids) for ids in prompts]
         if not self.packed:
             with ExitStack() as stack:
-                self._equip(stack, targets, weights, None, None if starts is None else _after(starts, prompts))
+                self._equip(stack, targets, weights, None, None if starts is None else _after(starts, prompts), lora)
+                if slots is not None:
+                    stack.enter_context(in_slots(embedding, slots, range(0, len(prompts) * max(lengths), max(lengths))))
                 return self._last_padded(prompts)
         prefixes: list[Prefix] = []
         acting = None
@@ -226,7 +249,9 @@ class FrozenLLM(nn.Module):
             acting = acting[None, :, None]
         packing = Packing.of(prompts, self.device, prefixes=tuple(prefixes))
         with ExitStack() as stack:
-            self._equip(stack, targets, weights, packing.lengths, acting)
+            self._equip(stack, targets, weights, packing.lengths, acting, lora)
+            if slots is not None:
+                stack.enter_context(in_slots(embedding, slots, [0, *accumulate(lengths)][:-1]))
             if self.pruned:
                 stack.enter_context(pruned(self._blocks[-1], packing))
             hidden = self._forward(prompts, packing)
@@ -239,17 +264,25 @@ class FrozenLLM(nn.Module):
         weights: PairWeights | None,
         lengths: Sequence[int] | None,
         acting: Tensor | None,
+        lora: SharedLoRA | None,
     ) -> None:
-        """Attach the weights within `stack`; with `recompute`, to be attached again in the backward pass."""
-        if weights is None:
-            return
-        stack.enter_context(attached(targets, weights, lengths, acting))
+        """Attach weights and LoRA within `stack`; with `recompute`, to be attached again in the backward pass."""
+
+        @contextmanager
+        def equipped(own: Sequence[WeightTarget]) -> Iterator[None]:
+            with ExitStack() as both:
+                if lora is not None:
+                    both.enter_context(lora.attached())
+                if weights is not None:
+                    both.enter_context(attached(own, weights, lengths, acting))
+                yield
+
+        stack.enter_context(equipped(targets))
         if not self.recompute or not torch.is_grad_enabled():
             return
 
         def again(layer: int) -> Callable[[], Any]:
-            own = [target for target in targets if target.layer == layer]
-            return lambda: attached(own, weights, lengths, acting)
+            return lambda: equipped([target for target in targets if target.layer == layer])
 
         blocks = list(enumerate(self._blocks))[: -1 if self.pruned else None]
         stack.enter_context(recomputed((block, again(layer)) for layer, block in blocks))

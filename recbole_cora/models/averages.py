@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType, ModelType
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Averages(GeneralRecommender):
     """score(u, i) = mean_u + mean_i - mean, each of u and i smoothed by `pseudo_rows` rows of the mean.
 
-    Nothing is learned by steps: the means are there from the start, and one pass reports their squared error.
+    Nothing is learned by steps: the means are there from the start.
     """
 
     type = ModelType.TRADITIONAL
@@ -38,11 +38,10 @@ class Averages(GeneralRecommender):
             count = torch.bincount(codes, minlength=size)
             pseudo = config["pseudo_rows"]
             self.register_buffer(name, (liked + pseudo * label.mean()) / (count + pseudo))
-        self.nothing = nn.Parameter(torch.zeros(1))  # RecBole's trainer wants something to optimise
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [N]: near a probability, and ordered as one."""
         return self.user_mean[interaction[self.USER_ID]] + self.item_mean[interaction[self.ITEM_ID]] - self.mean
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        return (self.predict(interaction) - interaction[self.LABEL]).square().mean() + self.nothing.sum()
+        return (self.predict(interaction) - interaction[self.LABEL]).square().mean()

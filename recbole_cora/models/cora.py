@@ -6,7 +6,7 @@ ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -14,7 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recbole_cora.cf import FrozenEncoder
+from recbole_cora.controls import CFEncoder
 from recbole_cora.generator import CollaborativeWeightsGenerator
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
@@ -35,8 +35,9 @@ class CoRA(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
+    needs: ClassVar[set[str]] = {"llm", "encoder"}
 
-    def __init__(self, config: Any, dataset: Any, encoder: FrozenEncoder, llm: FrozenLLM, prompts: RowPrompts) -> None:
+    def __init__(self, config: Any, dataset: Any, encoder: CFEncoder, llm: FrozenLLM, prompts: RowPrompts) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.encoder, self.llm, self.prompts = encoder, llm, prompts
@@ -56,14 +57,15 @@ class CoRA(GeneralRecommender):
             alpha_over_rank=config["alpha_over_rank"],
             delta_dropout=config["delta_dropout"],
         )
+        self.trained = self.generator
 
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
-        e_ui, evidence = self.encoder(interaction)  # (1)  [N, 2c], [N, m]
-        memory = torch.cat([self.cf_dropout(e_ui), evidence], dim=-1)
+        e_u, e_i, evidence = self.encoder(interaction)  # (1)  [N, c], [N, c], [N, m]
+        memory = torch.cat([self.cf_dropout(torch.cat([e_u, e_i], dim=-1)), evidence], dim=-1)
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
         rows = interaction[ROW].tolist()
-        return self.llm.score(self._tokens(rows), self.targets, weights, self.prompts.questions(rows))  # (5), (6)
+        return self.llm.score(self.prompts.of(rows), self.targets, weights, self.prompts.questions(rows))  # (5), (6)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Binary cross-entropy on the label; eq. (7)."""
@@ -72,14 +74,4 @@ class CoRA(GeneralRecommender):
     @torch.no_grad()
     def predict_text_only(self, interaction: Any) -> Tensor:
         """Logits [N] of the frozen LLM on the same prompts, without any weights."""
-        return self.llm.score(self._tokens(interaction[ROW].tolist()))
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the generator, and nothing frozen."""
-        return self.generator.state_dict()
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        self.generator.load_state_dict(state)
-
-    def _tokens(self, rows: list[int]) -> list[Any]:
-        return [self.prompts[row] for row in rows]
+        return self.llm.score(self.prompts.of(interaction[ROW].tolist()))

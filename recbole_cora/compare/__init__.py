@@ -1,0 +1,7 @@
+"""`recbole-cora compare`: several systems on the same rows, over several seeds, as one table.
+
+experiment.py  what is compared: systems, dataset, seeds, from a YAML file or from names
+runs.py        the runs that are missing, each in a process of its own; what is finished is kept by content
+table.py       from finished runs to report.md, report.json and report.csv
+command.py     the command line
+"""

@@ -1,0 +1,80 @@
+"""One LoRA for every pair, by peft: the frozen LLM's projections are wrapped only while it reads for it.
+
+Outside `attached` the LLM's modules are the very objects that they were, so that other models on the same LLM never
+meet it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from recbole_cora.errors import SettingError
+from recbole_cora.llm.families import WeightTarget
+
+_ADAPTER = "shared"
+
+
+class SharedLoRA(nn.Module):
+    """W x + (alpha / r) * B A x for each targeted projection, whatever the pair. A is random, B zero at the start.
+
+    Where an LLM keeps q, k and v in one projection, its LoRA is on all three.
+
+    Args:
+        model: the Hugging Face model.
+        targets: its projections, from `weight_targets`.
+        rank, alpha, dropout: as peft's.
+
+    Raises:
+        SettingError: peft is not installed.
+    """
+
+    def __init__(self, model: Any, targets: Sequence[WeightTarget], rank: int, alpha: int, dropout: float) -> None:
+        super().__init__()
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise SettingError("a LoRA needs peft; install it: pip install 'recbole-cora[lora]'") from None
+        names = {id(module): name for name, module in model.named_modules()}
+        chosen = list(dict.fromkeys(names[id(target.module)] for target in targets))
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen)
+        inject_adapter_in_model(config, model, _ADAPTER)
+        #: (parent, name in it, as it is, with the LoRA) of each projection.
+        self._places: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
+        learned, dropouts = [], []
+        for path in chosen:
+            parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+            layer = getattr(parent, name)
+            self._places.append((parent, name, layer.get_base_layer(), layer))
+            learned.append(nn.ModuleList([layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]]).float())
+            dropouts.append(layer.lora_dropout)
+        self.layers, self.dropouts = nn.ModuleList(learned), nn.ModuleList(dropouts)
+        self._put(attached=False)
+        del model.peft_config  # peft's note on the model, which has no adapter any more
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self.requires_grad_(True)
+
+    def freeze(self) -> None:
+        """Train it no further: no gradient, no dropout."""
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> SharedLoRA:
+        """As torch's; once frozen, it stays in evaluation mode."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Within this context the LLM reads with the LoRA."""
+        self._put(attached=True)
+        try:
+            yield
+        finally:
+            self._put(attached=False)
+
+    def _put(self, attached: bool) -> None:
+        for parent, name, plain, wrapped in self._places:
+            setattr(parent, name, wrapped if attached else plain)

@@ -1,0 +1,127 @@
+"""The frozen parts of a run, made ready once and kept by content, for whatever a model's class `needs`.
+
+llm      the frozen LLM, and the rows' prompts
+encoder  the frozen CF encoder
+codes    its embeddings as binary codes, in the prompts
+lora     a LoRA for that LLM, new
+tallrec  a LoRA for that LLM, trained before by TALLRec
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from recbole_cora.files import content_key
+from recbole_cora.llm.families import weight_targets
+from recbole_cora.llm.lora import SharedLoRA
+from recbole_cora.parts.encoder import ready_codes, ready_encoder
+from recbole_cora.parts.llm import choose_llm, ready_llm, ready_prompts, weights_on
+from recbole_cora.parts.stages import ready_stage, settings_of, stage_config
+from recbole_cora.ratings import Ratings
+from recbole_cora.row_prompts import RowPrompts
+from recbole_cora.settings import CoraConfig
+from recbole_cora.stage import Stage
+
+__all__ = ["Parts", "ready_parts"]
+
+log = logging.getLogger()
+
+
+@dataclass
+class Parts:
+    """What a model is given, and what is told of it.
+
+    Attributes:
+        given: arguments of the model's class, by name.
+        identity: what a checkpoint of the model is for, beyond data and model.
+        told: entries of `result.json`.
+        seconds: wall-clock seconds by part.
+        encoder_stage: the encoder as a model of its own.
+    """
+
+    given: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=lambda: {"llm": None, "cf_encoder": None})
+    seconds: dict[str, float] = field(default_factory=dict)
+    encoder_stage: Stage | None = None
+
+    @property
+    def prompts(self) -> RowPrompts | None:
+        """The model's, if it reads any."""
+        return self.given.get("prompts")
+
+
+def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
+    """Make ready what `config.model_class` needs; nothing, where it names no needs.
+
+    Raises:
+        SettingError, LLMError, CheckpointError: see the functions of each part.
+    """
+    needs: set[str] = getattr(config.model_class, "needs", set())
+    parts, lap = Parts(), perf_counter()
+    codes = None
+    if "llm" in needs:
+        name, why = choose_llm(config)
+        log.info(f"LLM: {name} ({why})")
+        parts.given["llm"] = llm = ready_llm(config, ratings, name)
+        parts.identity |= {"weights_on": weights_on(config), "LLM": llm.fingerprint()}
+        parts.identity["titles in the prompt"] = bool(config["show_titles"])
+        parts.told |= {"llm": name, "llm_why": why, "llm_dtype": llm.dtype}
+        parts.seconds["llm"], lap = perf_counter() - lap, perf_counter()
+    if needs & {"encoder", "codes"}:
+        encoder, parts.encoder_stage = ready_encoder(config, ratings)
+        of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
+        parts.identity |= of_encoder
+        parts.told["cf_encoder"] = encoder.name
+        if "encoder" in needs:
+            parts.given["encoder"] = encoder
+        if "codes" in needs:
+            codes = ready_codes(config, ratings, encoder, of_encoder)
+        parts.seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
+    if needs & {"lora", "tallrec"}:
+        targets = weight_targets(llm.model, config["lora_types"], config["llm_modules"])
+        new = partial(SharedLoRA, llm.model, targets, *(config[f"lora_{k}"] for k in ("rank", "alpha", "dropout")))
+        parts.given["lora"] = new
+    if "tallrec" in needs:
+        state = _tallrec_state(config, ratings, parts)
+        parts.given["lora"] = lambda: _loaded(new(), state)
+        parts.identity["LoRA of stage 1"] = content_key(*map(_bytes, state.values()))
+        parts.seconds["lora"], lap = perf_counter() - lap, perf_counter()
+    if "llm" in needs:
+        parts.given["prompts"] = ready_prompts(config, ratings, llm, codes)
+        parts.seconds["prompts"] = perf_counter() - lap
+    return parts
+
+
+def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[str, Tensor]:
+    """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`."""
+    llm = parts.given["llm"]
+    same = CoraConfig.part_keys("llm") | CoraConfig.part_keys("lora")
+    options = {key: value for key, value in config.external_config_dict.items() if key in same}
+    options |= config["lora_config"] or {}
+    folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
+    if folder:
+        options = settings_of(folder)[1]
+    own = stage_config(config, "TALLRec", {**options, "show_titles": True})
+    choose_llm(own)  # the tiny LLM's presets for it
+    also = {**parts.identity, "titles in the prompt": True}
+    also.pop("CF encoder", None)
+    make = partial(own.model_class, llm=llm, prompts=ready_prompts(own, ratings, llm), lora=parts.given["lora"])
+    stage = ready_stage(own, ratings, "lora", make=make, also=also, folder=folder)
+    return {name: tensor.detach().clone() for name, tensor in stage.model.lora.state_dict().items()}
+
+
+def _loaded(lora: SharedLoRA, state: dict[str, Tensor]) -> SharedLoRA:
+    lora.load_state_dict(state)
+    return lora
+
+
+def _bytes(tensor: Any) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
