@@ -7,11 +7,12 @@ Data flows one way, and files import only downward:
 
     0  errors, files
     1  protocol, prompts, settings, repairs, metrics, report
-    2  prepare/;  ratings -> rows_dataset, row_prompts;  llm/ (frozen and how it reads, deltas, tiny);  generator;  cf
-    3  models/ (CoRA, MF, LGCN, SAS, Averages), checkpoint
+    2  prepare/;  ratings -> rows_dataset, row_prompts, row_features;  generator;  cf -> controls
+       llm/ (frozen and how it reads, what conditions it: deltas, vectors, lora; tiny)
+    3  models/ (CoRA, the LLM baselines, CF models), checkpoint
     4  microbatches, trainer, stage
-    5  registry, evidence, parts, quick_start
-    6  cli
+    5  registry, evidence, parts/ (a model's frozen parts, made ready), quick_start
+    6  compare/, cli
 
 Shapes everywhere: N pairs, L tokens, d hidden size of the LLM, r rank, c CF size, k queries, R rows.
 

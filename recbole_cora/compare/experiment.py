@@ -71,14 +71,13 @@ def make_experiment(
     """
     content = _read(file) if file else {"dataset": None, "seeds": [1], "settings": {}, "systems": []}
     named = [{"name": name, "model": name} for name in models]
-    entries = [*content["systems"], *named]
+    systems = tuple(_system(entry, file or "--models") for entry in [*content["systems"], *named])
     dataset = dataset or content["dataset"]
-    if not entries or not dataset:
+    if not systems or not dataset:
         raise SettingError(
             "a comparison needs --models= and --dataset=, or --experiment=: for example --models=CoRA,MF "
             f"--dataset=ml-100k, or one of {', '.join(built_in())}"
         )
-    systems = tuple(_system(entry, file or "--models") for entry in entries)
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
         raise SettingError(f"{file}: two systems are named '{max(names, key=names.count)}'; give each its own name")
