@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.errors import SettingError, nearest
+from recbole_cora.parts.llm import choose_llm
 from recbole_cora.registry import model_class
 from recbole_cora.settings import PROPERTIES, CoraConfig, read_yaml
 
@@ -53,7 +54,10 @@ class Experiment:
         cls = model_class(system.model)
         known = CoraConfig(cls, self.dataset).known
         shared = {key: value for key, value in self.settings.items() if key in known}
-        return CoraConfig(cls, self.dataset, {**shared, **system.settings, "seed": seed})
+        config = CoraConfig(cls, self.dataset, {**shared, **system.settings, "seed": seed})
+        if "llm" in getattr(cls, "needs", ()):
+            choose_llm(config)  # its presets are settings too
+        return config
 
 
 def built_in() -> list[str]:

@@ -37,7 +37,7 @@ def choose_llm(config: CoraConfig) -> tuple[str, str]:
     if name == "tiny":
         presets = read_yaml(PROPERTIES / "llm" / "tiny.yaml")
         for key, value in {**presets["all"], **presets.get(config["model"], {})}.items():
-            if key not in config.external_config_dict:
+            if key in config.known and key not in config.external_config_dict:
                 config[key] = value
         why += "; it stands in for a real LLM and knows nothing but this dataset's train rows and titles"
     return name, why
