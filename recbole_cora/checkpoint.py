@@ -48,13 +48,11 @@ def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
         CheckpointError: no file, a pickle, a truncated or foreign file, another identity, missing or unexpected
             weights, weights of another shape.
     """
-    state, saved = _read(path)
-    for key, value in identity.items():
-        if saved.get(key) != value:
-            raise CheckpointError(
-                f"{path} was trained for another {key} ({saved.get(key)!r}, here {value!r}); "
-                "use the same one, or train again"
-            )
+    put(path, model, read(path, _FORMAT, identity)[0])
+
+
+def put(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put trained weights from `path` into `model`. Raises CheckpointError where they are of another form."""
     here = trained_state(model)
     missing, unexpected = sorted(set(here) - set(state)), sorted(set(state) - set(here))
     if missing or unexpected:
@@ -68,7 +66,8 @@ def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
     _trained(model).load_state_dict(state)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, form: str, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file of ours; raises CheckpointError as `load` does."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -88,6 +87,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); use another checkpoint") from None
-    if header.get("format") != _FORMAT:
+    if header.get("format") != form:
         raise CheckpointError(f"{path} was not written by recbole-cora; give the folder of an earlier run")
-    return state, json.loads(header["identity"])
+    saved = json.loads(header["identity"])
+    for key, value in identity.items():
+        if saved.get(key) != value:
+            raise CheckpointError(
+                f"{path} was trained for another {key} ({saved.get(key)!r}, here {value!r}); "
+                "use the same one, or train again"
+            )
+    return state, header

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from recbole_cora.errors import CoraError
+from recbole_cora.errors import CoraError, Stopped
 
 _HELP = """\
 recbole-cora: a frozen LLM recommends with weights generated from collaborative signals (CoRA), inside RecBole.
@@ -81,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CoraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

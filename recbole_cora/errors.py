@@ -35,6 +35,14 @@ class CheckpointError(CoraError):
     """A saved file that is truncated, foreign, or made for something else."""
 
 
+class Stopped(BaseException):
+    """A run was asked to stop by a signal, and has; `status` is the exit code for it."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'X'?"` for the known name nearest to `name`, or `""`."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

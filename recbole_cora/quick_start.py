@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import warnings
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +11,7 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from recbole_cora import metrics, repairs, report
+from recbole_cora import metrics, repairs, report, run_folder
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_json
 from recbole_cora.models.cora import CoRA
@@ -74,14 +72,13 @@ def run(
 
     if config["checkpoint"]:
         stage.load(Path(config["checkpoint"]))
-        folder = _new_folder(config)
+        folder = run_folder.open_folder(config)
     else:
-        folder = _new_folder(config)
+        folder = run_folder.open_folder(config)
         try:
-            stage.fit(folder, title=f"train {model}", verbose=True)
+            stage.fit(folder, title=f"train {model}", verbose=True, resumable=True)
         except BaseException:
-            if not any(folder.iterdir()):  # stopped before the first checkpoint: nothing to keep
-                folder.rmdir()
+            run_folder.remove_if_empty(folder)
             raise
         stage.load(folder)
     seconds["train"], lap = perf_counter() - lap, perf_counter()
@@ -152,12 +149,3 @@ def _log_rows(ratings: Ratings) -> None:
     )
     if ratings.titles is not None and ratings.untitled:
         log.warning(f"{ratings.untitled} items have no title; prompts name them 'untitled item <id>'")
-
-
-def _new_folder(config: CoraConfig) -> Path:
-    """A folder of this run's own: `<model>-<dataset>-<time>-<random>`, so that runs of one second do not share one."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{config['model']}-{config['dataset']}-{stamp}-{secrets.token_hex(2)}"
-    folder = Path(config["checkpoint_dir"]) / name
-    folder.mkdir(parents=True)
-    return folder

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,14 +20,16 @@ from recbole.utils import init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint
+from recbole_cora import checkpoint, training_state
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.rows_dataset import make_dataset
 from recbole_cora.settings import CoraConfig
-from recbole_cora.trainer import make_trainer
+from recbole_cora.trainer import Enough, make_trainer
+
+log = logging.getLogger()
 
 #: Builds a model from (config, train dataset); RecBole's models take just these two.
 ModelMaker = Callable[[Any, Any], Any]
@@ -71,10 +77,16 @@ class Stage:
             **(also or {}),
         }
 
-    def fit(self, folder: Path, title: str, *, verbose: bool = False) -> None:
+    def fit(self, folder: Path, title: str, *, verbose: bool = False, resumable: bool = False) -> None:
         """Train with early stopping on the valid metric; `folder` gets the best checkpoint.
 
         A model without trainable parameters is saved as it is.
+
+        Args:
+            resumable: save the training's state now and then, and where asked to stop; go on from one that is there.
+
+        Raises:
+            Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
         """
         started = perf_counter()
         config = self.config
@@ -84,8 +96,12 @@ class Stage:
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
-            trainer = make_trainer(config, self.model, folder, self.identity, bar)
-            trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
+            trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable)
+            if resumable and (state := training_state.latest(folder)):
+                trainer.go_on_from(state)
+                log.info(f"going on from {state}")
+            with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
+                trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
             bar.total = bar.n  # early stopping: the bar ends where the training did
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
@@ -147,6 +163,28 @@ class Stage:
         chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
         part = split.copy(split.inter_feat[torch.from_numpy(chosen)])
         return get_dataloader(self.config, "valid")(self.config, part, None, shuffle=False)
+
+
+@contextmanager
+def _stops_between_steps(trainer: Any) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the trainer to stop; a second one ends the process as ever."""
+
+    def ask(number: int, frame: Any) -> None:
+        trainer.stopping = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        log.warning(f"{signal.Signals(number).name}: stopping after this step")
+
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = {each: signal.signal(each, ask) for each in wanted}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def peak_memory_mb() -> float:

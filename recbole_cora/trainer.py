@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,83 @@ from recbole.utils import get_trainer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from recbole_cora import checkpoint
-from recbole_cora.errors import CheckpointError, CoraError, SettingError
+from recbole_cora import checkpoint, training_state
+from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped
 from recbole_cora.metrics import UserCollector
 from recbole_cora.microbatches import MicroBatches
+from recbole_cora.rows_dataset import ROW
 
 
-class _Steps:
-    """A train loader seen as epochs of `steps` batches each, going on where the last one stopped."""
+class Enough(BaseException):
+    """A training has taken `max_steps` steps."""
 
-    def __init__(self, loader: Any, steps: int) -> None:
-        self._loader, self._steps = loader, steps
-        self._batches: Iterator[Any] = iter(())
+
+class _Batches:
+    """The train loader as epochs of `steps` batches, each epoch going on where the last one stopped.
+
+    A pass over the loader is an order that its generator draws; where in which order the next batch is, is known, so
+    that another process can go on there.
+
+    Args:
+        loader: RecBole's.
+        steps: of an epoch; None: a pass.
+        between: called with the epoch's number of batches so far, before each batch is handed out.
+        bar: advanced once a batch.
+    """
+
+    def __init__(self, loader: Any, steps: int | None, between: Callable[[int], None], bar: tqdm[Any]) -> None:
+        self._loader, self._steps, self._between, self._bar = loader, steps, between, bar
+        self._pass: Iterator[Any] | None = None
+        self._order: torch.Tensor | None = None  # the generator's state when the pass began
+        self._taken = 0  # batches of the pass
+        self._first = 0  # of the next epoch
+        self.current: Any = None  # the batch handed out last
 
     def __len__(self) -> int:
-        return self._steps
+        return self._steps or len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def position(self) -> dict[str, Any]:
+        """Where the next batch is."""
+        return {"order": self._order, "taken": self._taken}
+
+    def go_to(self, position: dict[str, Any], first: int) -> None:
+        """Make the next batch that of `position`, the next epoch's `first`."""
+        self._first = first
+        if position["order"] is not None:
+            self._loader.generator.set_state(position["order"])
+            self._begin_pass()
+            for _ in range(position["taken"]):
+                self._next()
 
     def __iter__(self) -> Iterator[Any]:
-        for _ in range(self._steps):
-            batch = next(self._batches, None)
-            if batch is None:
-                self._batches = iter(self._loader)
-                batch = next(self._batches)
-            yield batch
+        first, self._first = self._first, 0
+        if self._steps is None and first == 0:
+            self._pass = None  # an epoch is a pass
+        for number in range(first, len(self)):
+            self._between(number)
+            self.current = self._next()
+            if self.current is None:
+                return
+            yield self.current
+            self._bar.update()
+
+    def _next(self) -> Any:
+        """The next batch; None where a pass is the whole epoch, and over."""
+        if self._pass is None:
+            self._begin_pass()
+        batch = next(self._pass, None)  # type: ignore[arg-type]
+        if batch is None and self._steps is not None:
+            self._begin_pass()
+            batch = next(self._pass)  # type: ignore[arg-type]
+        self._taken += 1
+        return batch
+
+    def _begin_pass(self) -> None:
+        self._order = self._loader.generator.get_state()
+        self._pass, self._taken = iter(self._loader), 0
 
 
 class _OurTrainer(Trainer):
@@ -43,17 +97,23 @@ class _OurTrainer(Trainer):
 
     Args:
         config, model: as RecBole's.
-        folder: where this run's checkpoint goes.
+        folder: where this run's checkpoints go.
         identity: what the weights are trained for (see `checkpoint`).
         bar: the stage's progress bar; advanced once a batch.
+        resumable: save the training's state each `save_every` steps, and when stopped.
     """
 
-    def __init__(self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any]) -> None:
+    def __init__(
+        self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool
+    ) -> None:
         super().__init__(config, model)
         self.saved_model_file = str(folder / checkpoint.WEIGHTS)
         self.eval_collector = UserCollector(config)
-        self._identity, self._bar = identity, bar
-        self._epoch_view: _Steps | None = None
+        self._folder, self._identity, self._bar, self._resumable = folder, identity, bar, resumable
+        self._batches: _Batches | None = None
+        self._position: dict[str, Any] | None = None  # to go on from
+        self._epoch = self._step = 0
+        self.stopping = 0  # a signal's number, set from outside: save the state and stop before the next step
         self._in_parts: MicroBatches | None = None
         parts, may_shrink = config["gradient_accumulation"], config["batches_may_shrink"]
         if parts > 1 or may_shrink:
@@ -68,16 +128,69 @@ class _OurTrainer(Trainer):
         warmup, least, steps = (self.config[k] for k in ("warmup_steps", "min_lr_ratio", "steps_per_epoch"))
         if warmup is not None and steps:
             total = self.config["epochs"] * steps
-            schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, least))
-            optimizer.register_step_post_hook(lambda *_: schedule.step())
+            self._schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, least))
+            optimizer.register_step_post_hook(lambda *_: self._schedule.step())
         return optimizer
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
-        steps = self.config["steps_per_epoch"]
-        if steps and self._epoch_view is None:
-            self._epoch_view = _Steps(train_data, steps)
-        loader = _Ticking(self._epoch_view or train_data, self._bar)
-        return super()._train_epoch(loader, epoch_idx, loss_func or self._in_parts)
+        most = self.config["max_steps"]
+        if self._batches is None:
+            self._batches = _Batches(train_data, self.config["steps_per_epoch"], self._between_steps, self._bar)
+        self._epoch = epoch_idx
+        if self._position is not None:
+            position, self._position = self._position, None
+            self._batches.go_to(position["batches"], position["in_epoch"])
+            training_state.set_random_states(position["random"])
+        if most and self._step >= most:
+            self._save_state(0)
+            raise Enough
+        loss = super()._train_epoch(self._batches, epoch_idx, loss_func or self._in_parts)
+        return 0.0 if loss is None else loss
+
+    def _between_steps(self, in_epoch: int) -> None:
+        """Before each step: save the state where it is time, stop where that is asked."""
+        every = self.config["save_every"]
+        if self.stopping or (every and self._step and self._step % every == 0):
+            self._save_state(in_epoch)
+        if self.stopping:
+            raise Stopped(
+                f"after {self._step} steps, state saved; --resume={self._folder} with the same settings goes on",
+                self.stopping,
+            )
+        self._step += 1
+
+    def _save_state(self, in_epoch: int) -> None:
+        if not self._resumable or self._batches is None:
+            return
+        schedule = getattr(self, "_schedule", None)
+        state = {
+            "model": checkpoint.trained_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": schedule and schedule.state_dict(),
+            "random": training_state.random_states(),
+            "batches": self._batches.position(),
+            "parts": self._in_parts and self._in_parts.parts,
+            "epoch": self._epoch, "in_epoch": in_epoch, "step": self._step,
+            "best": [self.best_valid_score, self.best_valid_result and dict(self.best_valid_result), self.cur_step],
+        }  # fmt: skip
+        training_state.save(self._folder, self._step, state, self._identity, self.config["keep_states"])
+
+    def go_on_from(self, path: Path) -> None:
+        """Take up the training where `path` was saved. Raises CheckpointError where it is another training's."""
+        state = training_state.load(path, self._identity)
+        checkpoint.put(path, self.model, state["model"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"{path} does not fit this training: {error}") from None
+        if state["schedule"]:
+            self._schedule.load_state_dict(state["schedule"])
+        if self._in_parts is not None and state["parts"]:
+            self._in_parts.parts = state["parts"]
+        self.best_valid_score, self.best_valid_result, self.cur_step = state["best"]
+        self.start_epoch, self._step = state["epoch"], state["step"]
+        self._position = state
+        self._bar.update(self._step)
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         score, result = super()._valid_epoch(valid_data)
@@ -85,10 +198,15 @@ class _OurTrainer(Trainer):
         return score, result
 
     def _check_nan(self, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise CoraError(
-                f"the training loss became {loss.item()}; lower --learning_rate (now {self.config['learning_rate']})"
-            )
+        if torch.isfinite(loss):
+            return
+        rows = self._batches.current[ROW].tolist() if self._batches is not None else []
+        good = training_state.latest(self._folder)
+        raise CoraError(
+            f"the training loss became {loss.item()} in step {self._step} (epoch {self._epoch}), on {len(rows)} rows "
+            f"beginning with {', '.join(map(str, rows[:5]))}; lower --learning_rate (now "
+            f"{self.config['learning_rate']}); the last good state: {good or 'none was saved yet'}"
+        )
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         checkpoint.save(Path(self.saved_model_file), self.model, self._identity)
@@ -102,24 +220,6 @@ class _OurTrainer(Trainer):
         return super().evaluate(eval_data, load_best_model=False, **options)
 
 
-class _Ticking:
-    """A loader that advances the stage's bar once a batch; the rest is the loader's own."""
-
-    def __init__(self, loader: Any, bar: tqdm[Any]) -> None:
-        self._loader, self._bar = loader, bar
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            yield batch
-            self._bar.update()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-
 def warmup_cosine(step: int, warmup: int, total: int, least: float) -> float:
     """The learning rate's factor: linear from 1% over `warmup` steps, then a cosine down to `least` at `total`."""
     if step < warmup:
@@ -128,8 +228,10 @@ def warmup_cosine(step: int, warmup: int, total: int, least: float) -> float:
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_trainer(config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any]) -> Trainer:
+def make_trainer(
+    config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool
+) -> Any:
     """RecBole's trainer class for this model (its own special ones too), with our parts mixed in front."""
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     cls = type(f"Cora{base.__name__}", (_OurTrainer, base), {})
-    return cls(config, model, folder, identity, bar)
+    return cls(config, model, folder, identity, bar, resumable)

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 100, "tiny_hidden": 32, "tiny_layers": 2, "epochs": 2, "steps_per_epoch": 3,
     "hidden": 32, "feed_forward": 32, "rank": 4, "warmup_steps": 1, "cf_config": {"epochs": 2}, "cf_folds": 2,
     "codes_config": {"epochs": 2}, "lora_config": {"epochs": 1, "steps_per_epoch": 2}, "seed": 3,
-    "show_progress": False,
+    "show_progress": False, "cf_dropout": 0.0,
 }  # fmt: skip
 
 

@@ -18,9 +18,9 @@ FLOORS = [
     | {"llm.fingerprint", "llm.packed", "llm.prefix", "llm.recompute", "llm.lora", "llm.vectors"},
     {"models", "models.icl", "models.tallrec", "models.prompt4nr", "models.personprompt", "models.collm"}
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
-    | {"models.averages", "models.history_features", "checkpoint"},
+    | {"models.averages", "models.history_features", "checkpoint", "training_state"},
     {"microbatches", "trainer", "stage"},
-    {"registry", "evidence", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
+    {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
     {"compare", "compare.experiment", "compare.runs", "compare.table", "compare.command", "cli"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,116 @@
+"""The state of a training between two steps: with it a run that was stopped goes on as if it had not been.
+
+A state is nested dicts, lists and tensors, in one safetensors file: the tensors as they are, the rest as JSON in its
+header. Never pickle.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recbole_cora.checkpoint import read
+from recbole_cora.errors import CheckpointError
+from recbole_cora.files import write_whole
+
+_FORMAT = "recbole-cora-training/1"
+_NAME = re.compile(r"training-(\d+)\.safetensors")
+
+
+def save(folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int) -> Path:
+    """Write the state after `step` steps, whole or not at all, and remove all but the last `keep`.
+
+    Raises:
+        CheckpointError: it cannot be written; the one before is as it was.
+    """
+    tensors: dict[str, Tensor] = {}
+    rest = json.dumps(_packed(state, tensors))
+    path = folder / f"training-{step:08d}.safetensors"
+    header = {"format": _FORMAT, "identity": json.dumps(identity), "state": rest}
+    try:
+        write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except OSError as error:
+        why = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise CheckpointError(f"cannot write {path} ({why}); {_last_good(folder)}") from None
+    except Exception as error:  # safetensors wraps what the system says
+        raise CheckpointError(f"cannot write {path} ({error}); {_last_good(folder)}") from None
+    for old in _all(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """The folder's last state."""
+    states = _all(folder)
+    return states[-1] if states else None
+
+
+def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """A saved state. Raises CheckpointError for a file that is damaged, foreign, or of another training."""
+    tensors, header = read(path, _FORMAT, identity)
+    state: dict[str, Any] = _unpacked(json.loads(header["state"]), tensors)
+    return state
+
+
+def random_states() -> dict[str, Any]:
+    """Of every generator that a training draws from."""
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, inner, second = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(place), int(has_gauss), float(gauss)],
+        "python": [version, list(inner), second],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put the generators where `random_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, *others = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *others))
+    version, inner, second = states["python"]
+    random.setstate((version, tuple(inner), second))
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("training-*.safetensors") if _NAME.fullmatch(path.name))
+
+
+def _last_good(folder: Path) -> str:
+    good = latest(folder)
+    return f"the last good one is {good}" if good else "there is none before it"
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors moved to `tensors`. A dict becomes pairs: its keys may be numbers."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _packed(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_packed(inner, tensors) for inner in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _unpacked(inner, tensors) for key, inner in value["dict"]}

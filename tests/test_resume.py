@@ -1,0 +1,191 @@
+"""Laws of going on: a training that was stopped, in whatever way, ends as if it had not been; bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import recbole_cora
+from recbole_cora import files, training_state
+from recbole_cora.errors import CheckpointError, CoraError
+from recbole_cora.trainer import _OurTrainer
+
+CORA: dict[str, Any] = {
+    "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 5, "hidden": 32,
+    "feed_forward": 32, "rank": 4, "learning_rate": 0.01, "warmup_steps": 2, "cf_config": {"epochs": 2}, "cf_folds": 2,
+    "epochs": 3, "generator_dropout": 0.1, "references": False,
+}  # fmt: skip
+#: A model and its settings: epochs of steps with a schedule; passes; negative samples; accumulated gradients.
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CoRA": ("CoRA", CORA),
+    "CoRA, accumulated": ("CoRA", {**CORA, "gradient_accumulation": 2}),
+    "MF": ("MF", {"epochs": 3, "train_batch_size": 40}),
+    "BPR": ("BPR", {"epochs": 3, "train_batch_size": 20}),
+    "SASRec": ("SASRec", {"epochs": 3, "train_batch_size": 20, "loss_type": "BPR"}),
+}
+
+
+def run(name: str, **options: Any) -> dict[str, Any]:
+    model, settings = TRAININGS[name]
+    settings = {"show_progress": False, "seed": 3, "save_every": 2, **settings, **options}
+    return recbole_cora.run(model=model, dataset="toy", options=settings)
+
+
+class _PulledOut(BaseException):
+    """As if the power had gone: nothing is saved any more."""
+
+
+def pull_out_before(step: int) -> Callable[..., None]:
+    between = _OurTrainer._between_steps
+
+    def pull(self: Any, in_epoch: int) -> None:
+        between(self, in_epoch)
+        if self._resumable and self._step == step:
+            raise _PulledOut
+
+    return pull
+
+
+def weights(folder: str) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(Path(folder) / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Pulled out at any step, in an epoch or at its edge, and several times: the same metrics and the same weights."""
+    whole = run(name)
+    for stops in ((1,), (4,), (5,), (6,), (8,), (3, 7, 11)):
+        for step in stops:
+            with monkeypatch.context() as patch, pytest.raises(_PulledOut):
+                patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
+                run(name, resume="auto")
+        again = run(name, resume="auto")
+        assert (again["test"], again["valid"]) == (whole["test"], whole["valid"])
+        assert weights(again["folder"]) == weights(whole["folder"])
+    assert len([path for path in Path("saved").iterdir() if path.is_dir()]) == 7  # none was begun twice
+
+
+def test_the_last_states_are_kept(toy: Path) -> None:
+    """Two, unless it is said otherwise; and a finished run is not gone on with."""
+    folder = Path(run("MF")["folder"])
+    assert len(list(folder.glob("training-*"))) == 2
+    with pytest.raises(CheckpointError, match="is finished"):
+        run("MF", resume=str(folder))
+    assert run("MF", resume="auto")["folder"] != str(folder)
+
+
+def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path) -> None:
+    """It ends validated and scored; with more steps allowed, its training is taken up."""
+    result = run("CoRA", max_steps=5)
+    assert training_state.latest(Path(result["folder"])).name == "training-00000005.safetensors"  # type: ignore[union-attr]
+    (Path(result["folder"]) / "result.json").unlink()
+    assert run("CoRA", resume=result["folder"])["test"] == run("CoRA")["test"]
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, name: str = "MF", step: int = 5) -> Path:
+    """The folder of a run that was pulled out."""
+    with monkeypatch.context() as patch, pytest.raises(_PulledOut):
+        patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
+        run(name)
+    (folder,) = (path for path in Path("saved").iterdir() if path.is_dir())
+    return folder
+
+
+def test_what_is_not_the_same_run_is_refused_with_the_difference(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other settings, other data, no run at all."""
+    folder = stopped(monkeypatch)
+    with pytest.raises(CheckpointError, match="begun with train_batch_size=40, here it is 41"):
+        run("MF", resume=str(folder), train_batch_size=41)
+    with pytest.raises(CheckpointError, match="no run to go on with"):
+        run("MF", resume="saved/nothing")
+    inter = toy / "toy.inter"
+    inter.write_text(inter.read_text().replace("\t2\t", "\t5\t", 1))
+    with pytest.raises(CheckpointError, match="another split of the rows"):
+        run("MF", resume=str(folder))
+
+
+@pytest.mark.parametrize("kept", [0, 8, 100, -1])
+def test_a_damaged_state_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Wherever it was cut."""
+    folder = stopped(monkeypatch)
+    state = training_state.latest(folder)
+    assert state is not None
+    state.write_bytes(state.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"truncated|not a safetensors"):
+        run("MF", resume=str(folder))
+
+
+def test_a_full_disk_leaves_the_state_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so; with room again the run goes on to the same end."""
+    whole = run("MF")
+    sync = files._sync
+
+    def full(path: Path) -> None:
+        if path.name.startswith(".training-00000006"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"no space left.*training-00000004"):
+        patch.setattr(files, "_sync", full)
+        run("MF", resume="auto")
+    assert run("MF", resume="auto")["test"] == whole["test"]
+
+
+def test_a_loss_that_is_no_number_names_step_and_state(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run stops, with what there is to go back to."""
+    from recbole_cora.models.mf import MF
+
+    calculate = MF.calculate_loss
+    seen: list[int] = []
+
+    def sick(self: Any, interaction: Any) -> torch.Tensor:
+        seen.append(1)
+        loss = calculate(self, interaction)
+        return loss * torch.nan if len(seen) == 5 else loss
+
+    monkeypatch.setattr(MF, "calculate_loss", sick)
+    with pytest.raises(CoraError, match=r"became nan in step 5 .*on \d+ rows beginning with \d+, .*training-00000004"):
+        run("MF")
+
+
+def command(*arguments: str) -> list[str]:
+    options = [f"--{key}={json.dumps(value)}" for key, value in {**CORA, "epochs": 20, "stopping_step": 20}.items()]
+    fixed = ["--model=CoRA", "--dataset=toy", "--seed=3", "--save_every=2", "--show_progress=False", "--resume=auto"]
+    return [sys.executable, "-m", "recbole_cora.cli", "run", *fixed, *options, *arguments]
+
+
+def test_a_signal_ends_a_run_cleanly_and_a_kill_loses_nothing(toy: Path) -> None:
+    """SIGTERM, then SIGINT, then SIGKILL, each in the midst of training; the run ends as one that met none."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(command(), check=True, capture_output=True, env=environment, text=True)
+    wanted = json.loads(Path(whole.stdout.splitlines()[-1]).read_text())
+    draw = random.Random(0)
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        known = set(Path("saved").glob("*/training-*"))
+        process = subprocess.Popen(
+            command(), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not set(Path("saved").glob("*/training-*")) - known:
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.1)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == status
+        assert number == signal.SIGKILL or "stopped: after" in said
+    last = subprocess.run(command(), check=True, capture_output=True, env=environment, text=True)
+    found = json.loads(Path(last.stdout.splitlines()[-1]).read_text())
+    assert (found["test"], found["valid"]) == (wanted["test"], wanted["valid"])
+    assert len(list(Path("saved").glob("CoRA-*"))) == 2
