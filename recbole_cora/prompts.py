@@ -23,7 +23,7 @@ BUILT_IN = ("movies", "books", "items")
 NO_HISTORY = "nothing yet"
 NOT_SHOWN = "not shown"
 
-_VERSION = 2  # of `PromptEncoder`: raised where the same titles give other tokens than before
+_VERSION = 3  # of `PromptEncoder`: raised where the same titles give other tokens than before
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
 
@@ -92,8 +92,9 @@ class Template:
             liked = '", "'.join(history)
             shown = f'"{liked}"'
         target = NOT_SHOWN if title is None else f'"{title}"'
-        of_user = f" (the user's feature: {user})" if user else ""
-        of_item = f" (its feature: {item})" if item else ""
+        # Few words: to a small LLM, which has never read them, more of them drown the rest.
+        of_user = f" (user {user})" if user else ""
+        of_item = f" ({item})" if item else ""
         return Prompt(f"{self.before}{shown}{of_user}", f"{self.between}{target}{of_item}{self.after}")
 
 

@@ -185,16 +185,16 @@ def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
     first, second, third = encoder.slots(tokens.ids)
     assert second == first + 1
     decode = llm.tokenizer.decode
-    assert decode(tokens.ids[:first]).endswith("(the user's feature: ")
-    assert decode(tokens.ids[:third]).endswith("(its feature: ") and "Golden" in decode(tokens.ids[second:third])
+    assert decode(tokens.ids[:first]).endswith(" (user ")
+    assert decode(tokens.ids[:third]).endswith('Eye" (') and "Golden" in decode(tokens.ids[second:third])
 
 
 def test_without_titles_a_prompt_names_none(llama: FrozenLLM) -> None:
     """What is left is the question, and the features."""
     encoder = PromptEncoder(llama.tokenizer, load_template("movies"), llama.max_tokens)
     text = encoder.prompt(Asked(None, None, "1.2.3.4", "5.6.7.8")).text
-    assert "movies: not shown (the user's feature: 1.2.3.4). Leverage" in text
-    assert "the movie titled not shown (its feature: 5.6.7.8)?" in text
+    assert "movies: not shown (user 1.2.3.4). Leverage" in text
+    assert "the movie titled not shown (5.6.7.8)?" in text
 
 
 def test_a_code_reads_as_bits_or_as_bytes() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -21,12 +20,17 @@ TOKENS = 3
 
 
 class Prompt4NR(GeneralRecommender):
-    """Three soft tokens after the history and three after the title, the same for every pair."""
+    """Three soft tokens after the history and three after the title, the same for every pair.
+
+    They are learned in the measure of token embeddings: in their spread, around their mean.
+    """
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
     needs: ClassVar[set[str]] = {"llm", "lora"}
     slots: ClassVar[tuple[int, int]] = (TOKENS, TOKENS)  # of the user, of the item
+
+    mean: Tensor
 
     def __init__(
         self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts, lora: Callable[[], SharedLoRA]
@@ -35,16 +39,16 @@ class Prompt4NR(GeneralRecommender):
         self.LABEL = config["LABEL_FIELD"]
         self.llm, self.prompts = llm, prompts
         self.lora = lora()
+        mean, self.spread = llm.embedding_statistics()
+        self.register_buffer("mean", mean, persistent=False)
         self.soft = nn.Embedding(2 * TOKENS, llm.hidden_size)
-        mean, spread = llm.embedding_statistics()
-        with torch.no_grad():
-            self.soft.weight.mul_(spread).add_(mean)
+        nn.init.normal_(self.soft.weight, std=0.1)
         self.trained = nn.ModuleDict({"lora": self.lora, "soft": self.soft})
 
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N]."""
         rows = interaction[ROW].tolist()
-        vectors = self.soft.weight.expand(len(rows), -1, -1)  # [N, 6, d]
+        vectors = (self.mean + self.spread * self.soft.weight).expand(len(rows), -1, -1)  # [N, 6, d]
         slots = SlotVectors(self.prompts.slots(rows), vectors)
         return self.llm.score(self.prompts.of(rows), slots=slots, lora=self.lora)
 
