@@ -16,6 +16,7 @@ usage: recbole-cora COMMAND [--key=value ...]
 commands:
   run      train a model on a dataset, score it, and write a run folder
   compare  run several models or a ready experiment (the paper's tables) over seeds, and write one report
+  tune     search settings of any model by Ray Tune, on the valid rows
   prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset, split once and for all
 
 examples:
@@ -58,10 +59,18 @@ def compare_command(arguments: list[str]) -> None:
     command(arguments)
 
 
+def tune_command(arguments: list[str]) -> None:
+    """`tune`: see `recbole_cora.tune`."""
+    from recbole_cora.tune.command import tune_command as command
+
+    command(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run_command,
     "prepare": prepare_command,
     "compare": compare_command,
+    "tune": tune_command,
 }
 
 

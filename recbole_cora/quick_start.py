@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +32,9 @@ def run(
     dataset: str | None = None,
     options: dict[str, Any] | None = None,
     config_files: list[str] | None = None,
+    *,
+    on_valid: Callable[[dict[str, float]], None] | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Train a model on a dataset and score it; the result is also written to the run's new folder.
 
@@ -39,6 +43,8 @@ def run(
         dataset: a folder of `data_path`, or `ml-100k`.
         options: settings, already typed; they win over the files.
         config_files: YAML files of settings.
+        on_valid: called with the valid metrics after each evaluation in training.
+        test: False leaves the test rows alone (in a search, they are for the winner).
 
     Returns:
         What `result.json` holds, and `folder`, the run's path.
@@ -76,19 +82,20 @@ def run(
     else:
         folder = run_folder.open_folder(config)
         try:
-            stage.fit(folder, title=f"train {model}", verbose=True, resumable=True)
+            stage.fit(folder, title=f"train {model}", verbose=True, resumable=True, on_valid=on_valid)
         except BaseException:
             run_folder.remove_if_empty(folder)
             raise
         stage.load(folder)
     seconds["train"], lap = perf_counter() - lap, perf_counter()
 
-    for split in ("valid", "test"):
+    for split in ("valid", "test") if test else ("valid",):
         scores = stage.score(split)
         result[split] = stage.metrics(split, scores)
-    result |= _warm_and_cold(stage, scores)
+    if test:
+        result |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()
-    if config["references"] and parts.encoder_stage is not None:
+    if test and config["references"] and parts.encoder_stage is not None:
         result["reference"] = _references(stage, parts.encoder_stage)
         seconds["reference"] = perf_counter() - lap
     if parts.prompts is not None:

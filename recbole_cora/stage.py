@@ -77,13 +77,22 @@ class Stage:
             **(also or {}),
         }
 
-    def fit(self, folder: Path, title: str, *, verbose: bool = False, resumable: bool = False) -> None:
+    def fit(
+        self,
+        folder: Path,
+        title: str,
+        *,
+        verbose: bool = False,
+        resumable: bool = False,
+        on_valid: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
         """Train with early stopping on the valid metric; `folder` gets the best checkpoint.
 
         A model without trainable parameters is saved as it is.
 
         Args:
             resumable: save the training's state now and then, and where asked to stop; go on from one that is there.
+            on_valid: called with the valid metrics after each evaluation.
 
         Raises:
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
@@ -96,7 +105,7 @@ class Stage:
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
-            trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable)
+            trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable and (state := training_state.latest(folder)):
                 trainer.go_on_from(state)
                 log.info(f"going on from {state}")

@@ -101,15 +101,18 @@ class _OurTrainer(Trainer):
         identity: what the weights are trained for (see `checkpoint`).
         bar: the stage's progress bar; advanced once a batch.
         resumable: save the training's state each `save_every` steps, and when stopped.
+        on_valid: called with the metrics of each evaluation.
     """
 
     def __init__(
-        self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool
-    ) -> None:
+        self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool,
+        on_valid: Callable[[dict[str, float]], None] | None,
+    ) -> None:  # fmt: skip
         super().__init__(config, model)
         self.saved_model_file = str(folder / checkpoint.WEIGHTS)
         self.eval_collector = UserCollector(config)
         self._folder, self._identity, self._bar, self._resumable = folder, identity, bar, resumable
+        self._on_valid = on_valid
         self._batches: _Batches | None = None
         self._position: dict[str, Any] | None = None  # to go on from
         self._epoch = self._step = 0
@@ -195,6 +198,8 @@ class _OurTrainer(Trainer):
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         score, result = super()._valid_epoch(valid_data)
         self._bar.set_postfix_str(f"valid {self.valid_metric} {score:.4f}", refresh=False)
+        if self._on_valid is not None:
+            self._on_valid(dict(result))
         return score, result
 
     def _check_nan(self, loss: torch.Tensor) -> None:
@@ -229,9 +234,10 @@ def warmup_cosine(step: int, warmup: int, total: int, least: float) -> float:
 
 
 def make_trainer(
-    config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool
-) -> Any:
+    config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool,
+    on_valid: Callable[[dict[str, float]], None] | None = None,
+) -> Any:  # fmt: skip
     """RecBole's trainer class for this model (its own special ones too), with our parts mixed in front."""
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     cls = type(f"Cora{base.__name__}", (_OurTrainer, base), {})
-    return cls(config, model, folder, identity, bar, resumable)
+    return cls(config, model, folder, identity, bar, resumable, on_valid)

@@ -21,7 +21,8 @@ FLOORS = [
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},
     {"microbatches", "trainer", "stage"},
     {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
-    {"compare", "compare.experiment", "compare.runs", "compare.table", "compare.command", "cli"},
+    {"compare", "compare.experiment", "compare.runs", "compare.table", "compare.command", "cli"}
+    | {"tune", "tune.space", "tune.trials", "tune.search", "tune.command"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
@@ -54,11 +55,12 @@ def test_a_file_imports_only_downward(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_heavy_imports_have_one_place(path: Path) -> None:
-    """transformers is imported by llm/hub.py alone, peft by llm/lora.py, ray and recbole.quick_start (it imports ray)
-    by no file, and the generator, the prompts and llm/ import no recbole."""
+    """transformers is imported by llm/hub.py alone, peft by llm/lora.py, ray by tune/search.py,
+    recbole.quick_start (it imports ray) by no file, and the generator, the prompts and llm/ import no recbole."""
     tops = {i.split(".")[0] for i in _imports(path)}
     assert "peft" not in tops or _name(path) == "llm.lora"
     assert "transformers" not in tops or _name(path) == "llm.hub"
-    assert "ray" not in tops and "recbole.quick_start" not in _imports(path)
+    assert "ray" not in tops or _name(path) == "tune.search"
+    assert "recbole.quick_start" not in _imports(path)
     if _name(path).startswith(("llm", "generator", "prompts", "errors", "files")):
         assert "recbole" not in tops

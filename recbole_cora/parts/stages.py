@@ -20,7 +20,8 @@ log = logging.getLogger()
 #: Settings that an earlier stage takes over from the run's; everything else is its own.
 _SHARED = (
     "data_path", "cache_dir", "seed", "reproducibility", "show_progress", "state", "use_gpu", "threshold", "eval_args",
-    "title_field", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD", "LABEL_FIELD", "field_separator",
+    "title_field", "history_items", "field_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD",
+    "LABEL_FIELD",
 )  # fmt: skip
 
 

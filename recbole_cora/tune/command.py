@@ -1,0 +1,130 @@
+"""The command line of `recbole-cora tune`."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_cora import metrics, repairs
+from recbole_cora.errors import SettingError, nearest
+from recbole_cora.files import write_json
+from recbole_cora.parts import ready_parts
+from recbole_cora.prepare.command import prepare_by_itself
+from recbole_cora.quick_start import run
+from recbole_cora.ratings import load_ratings
+from recbole_cora.registry import model_class
+from recbole_cora.settings import CoraConfig, parse_arguments
+from recbole_cora.tune.search import search
+from recbole_cora.tune.space import Draw, read_space
+from recbole_cora.tune.trials import table, write_trials
+
+HELP = """\
+usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--key=value ...]
+       recbole-cora tune --resume=DIR
+
+Searches settings (default: learning_rate and weight_decay, properties/space.yaml) by the valid rows, then scores the
+best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for `run --config_files=`) and search.png.
+
+  --search=random|grid|optuna|hyperopt   default random      --scheduler=none|asha   default none
+  --num_samples=N   trials (grid: rounds), default 8         --jobs=N       trials at once, default 1
+  --out=DIR         default tune/<model>-<dataset>-<time>    --gpus=SHARE   of a GPU for each trial, default 0
+  --address=ray://HOST:PORT   a ray cluster; its machines need this folder at the same path
+"""
+
+_OWN: dict[str, Any] = {
+    "space": None, "search": "random", "scheduler": "none", "num_samples": 8, "jobs": 1, "gpus": 0, "address": None,
+    "out": None, "resume": None,
+}  # fmt: skip
+
+
+def tune_command(arguments: list[str]) -> None:
+    """Search, write what was found, print the table and the folder. Raises SettingError."""
+    if {"--help", "-h"} & set(arguments):
+        print(HELP, end="")
+        return
+    repairs.apply_all()
+    metrics.register()
+    options = parse_arguments(arguments)
+    own = {key: options.pop(key, default) for key, default in _OWN.items()}
+    if own["resume"]:
+        folder = Path(own["resume"]).resolve()
+        told, space = _begun(folder)
+    else:
+        told, space = _told(own, options)
+        name = f"{told['model']}-{told['dataset']}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = Path(own["out"] or f"tune/{name}").resolve()
+        if (folder / "tune.json").exists():
+            raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
+        write_json(folder / "tune.json", {**told, "space": {key: [d.kind, d.values] for key, d in space.items()}})
+    config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
+    prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
+    ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
+    page = {**told, "space": list(space), "trials": [], "best": None}
+
+    with tqdm(desc="search", unit="trial", total=_count(told, space)) as bar:
+
+        def changed(trials: list[dict[str, Any]]) -> None:
+            write_trials(folder, {**page, "trials": trials})
+            values = [trial["best"] for trial in trials if trial["best"] is not None]
+            bar.set_postfix_str(f"best valid {told['metric']} {max(values):.4f}" if values else "", refresh=False)
+            bar.update()
+
+        trials = search(told, space, folder, changed, address=own["address"], resume=bool(own["resume"]))
+    page["trials"] = trials
+    write_trials(folder, page)
+    finished = [trial for trial in trials if trial["status"] == "finished" and trial["best"] is not None]
+    if not finished:
+        raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
+    page["best"] = _tested(told, max(finished, key=lambda trial: trial["best"]), folder)
+    write_trials(folder, page)
+    print("\n".join(["", *table(page), str(folder)]))
+
+
+def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
+    """What is to be searched, checked before anything long."""
+    model, dataset = options.pop("model", None), options.pop("dataset", None)
+    if not model or not dataset:
+        raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
+    for key in ("num_samples", "jobs"):
+        if not isinstance(own[key], int) or own[key] < 1:
+            raise SettingError(f"--{key} is {own[key]!r}; expected a whole number of at least 1")
+    space = read_space(own["space"])
+    config = CoraConfig(model_class(model), str(dataset), options)
+    for key in space:
+        if key not in config.known:
+            raise SettingError(f"the space names an unknown setting '{key}'{nearest(key, config.known)}")
+    fixed = {"cache_dir": str(Path(config["cache_dir"]).resolve()), **options}
+    if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
+        fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
+    told = {key: own[key] for key in ("search", "scheduler", "num_samples", "jobs", "gpus")}
+    told |= {"model": model, "dataset": str(dataset), "metric": str(config["valid_metric"]).lower()}
+    return {**told, "fixed": fixed, "seed": config["seed"]}, space
+
+
+def _count(told: dict[str, Any], space: dict[str, Draw]) -> int:
+    """How many trials there will be."""
+    grid = math.prod(len(draw.values) for draw in space.values()) if told["search"] == "grid" else 1
+    return int(told["num_samples"]) * grid
+
+
+def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
+    try:
+        told = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+        space = {key: Draw(*draw) for key, draw in told.pop("space").items()}
+    except (OSError, ValueError, KeyError):
+        raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one") from None
+    return told, space
+
+
+def _tested(told: dict[str, Any], best: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The best trial, loaded and scored on the test rows."""
+    (kept,) = (path.parent for path in (folder / "trials" / best["name"]).glob("*/result.json"))
+    options = {**told["fixed"], **best["settings"], "checkpoint": str(kept), "checkpoint_dir": str(folder / "best")}
+    result = run(told["model"], told["dataset"], options)
+    settings = {**{k: v for k, v in told["fixed"].items() if k not in ("cache_dir", "data_path")}, **best["settings"]}
+    return {"name": best["name"], "settings": settings, "valid": result["valid"], "test": result["test"]}

@@ -1,0 +1,78 @@
+"""What is left of a search: `trials.json`, `trials.md`, `best.yaml` and `search.png`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_cora.errors import SettingError
+from recbole_cora.files import write_json, write_whole
+
+
+def write_trials(folder: Path, told: dict[str, Any]) -> None:
+    """Write them all.
+
+    Args:
+        told: `metric`, `space`, `trials` (each: name, status, why, settings, best, evaluations [values], seconds), and
+            once there is one, `best` (name, settings, valid, test).
+    """
+    write_json(folder / "trials.json", told)
+    page = "\n".join(table(told)) + "\n"
+    write_whole(folder / "trials.md", lambda path: path.write_text(page, encoding="utf-8"))
+    if told.get("best"):
+        text = yaml.safe_dump({"model": told["model"], "dataset": told["dataset"], **told["best"]["settings"]})
+        write_whole(folder / "best.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    if any(trial["evaluations"] for trial in told["trials"]):
+        write_whole(folder / "search.png", lambda path: _picture(path, told))
+
+
+def table(told: dict[str, Any]) -> list[str]:
+    """Trials as a Markdown table, best first, the failed ones last with their reason."""
+    keys = list(told["space"])
+    lines = [f"| trial | {' | '.join(keys)} | valid {told['metric']} | evaluations | seconds | status |"]
+    lines.append("|---" * (len(keys) + 5) + "|")
+    ordered = sorted(told["trials"], key=lambda t: -math.inf if t["best"] is None else t["best"], reverse=True)
+    for trial in ordered:
+        values = " | ".join(_short(trial["settings"].get(key)) for key in keys)
+        best = "" if trial["best"] is None else f"{trial['best']:.4f}"
+        status = trial["status"] + (f": {trial['why']}" if trial["why"] else "")
+        count, seconds = len(trial["evaluations"]), f"{trial['seconds']:.0f}"
+        lines.append(f"| {trial['name']} | {values} | {best} | {count} | {seconds} | {status} |")
+    if best_trial := told.get("best"):
+        scores = ", ".join(
+            f"{name.upper()} {value:.4f}" for name, value in best_trial["test"].items() if value is not None
+        )
+        lines += ["", f"Best on the valid rows: {best_trial['name']}. On the test rows, scored once: {scores}."]
+    return lines
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _picture(path: Path, told: dict[str, Any]) -> None:
+    """Left: each trial over its evaluations. Right: what became of each value of each searched setting."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SettingError(
+            "the search's picture needs matplotlib; install it: pip install 'recbole-cora[tune]'"
+        ) from None
+    keys = list(told["space"])
+    figure = Figure(figsize=(4.5 * (1 + len(keys)), 4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(keys), squeeze=False)[0]
+    trials = [trial for trial in told["trials"] if trial["evaluations"]]
+    for trial in trials:
+        axes[0].plot(range(1, len(trial["evaluations"]) + 1), trial["evaluations"], marker=".", alpha=0.7)
+    axes[0].set(xlabel="evaluation", ylabel=f"valid {told['metric']}", title=f"{told['model']} on {told['dataset']}")
+    for axis, key in zip(axes[1:], keys, strict=True):
+        values = [trial["settings"][key] for trial in trials]
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        axis.scatter(values if numbers else [str(value) for value in values], [trial["best"] for trial in trials])
+        if numbers and min(values) > 0 and max(values) / min(values) > 20:
+            axis.set_xscale("log")
+        axis.set(xlabel=key, ylabel=f"best valid {told['metric']}")
+    figure.savefig(path, format="png", dpi=120)
