@@ -44,7 +44,7 @@ class MicroBatches:
             try:
                 return self._accumulate(batch, rows, size)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if not self._may_shrink or size == 1:
                     remedy = "--gradient_checkpointing=True" if self._may_shrink else "--train_batch_size=auto"
@@ -67,6 +67,6 @@ class MicroBatches:
         return torch.tensor(total, requires_grad=True)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """CUDA's own error, or the CPU allocator's, which is a RuntimeError like any other."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

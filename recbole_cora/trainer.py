@@ -28,16 +28,17 @@ class _Batches:
     """The train loader as epochs of `steps` batches, each epoch going on where the last one stopped.
 
     A pass over the loader is an order that its generator draws; where in which order the next batch is, is known, so
-    that another process can go on there.
+    that another process can go on there. (RecBole's loader of knowledge graphs has no such generator: it begins its
+    epoch anew.)
 
     Args:
         loader: RecBole's.
         steps: of an epoch; None: a pass.
-        between: called with the epoch's number of batches so far, before each batch is handed out.
+        between: called with the epoch's number of batches so far, before each batch; False ends the epoch.
         bar: advanced once a batch.
     """
 
-    def __init__(self, loader: Any, steps: int | None, between: Callable[[int], None], bar: tqdm[Any]) -> None:
+    def __init__(self, loader: Any, steps: int | None, between: Callable[[int], bool], bar: tqdm[Any]) -> None:
         self._loader, self._steps, self._between, self._bar = loader, steps, between, bar
         self._pass: Iterator[Any] | None = None
         self._order: torch.Tensor | None = None  # the generator's state when the pass began
@@ -69,7 +70,8 @@ class _Batches:
         if self._steps is None and first == 0:
             self._pass = None  # an epoch is a pass
         for number in range(first, len(self)):
-            self._between(number)
+            if not self._between(number):
+                return
             self.current = self._next()
             if self.current is None:
                 return
@@ -88,7 +90,8 @@ class _Batches:
         return batch
 
     def _begin_pass(self) -> None:
-        self._order = self._loader.generator.get_state()
+        generator = getattr(self._loader, "generator", None)
+        self._order = generator.get_state() if generator is not None else None
         self._pass, self._taken = iter(self._loader), 0
 
 
@@ -116,6 +119,7 @@ class _OurTrainer(Trainer):
         self._batches: _Batches | None = None
         self._position: dict[str, Any] | None = None  # to go on from
         self._epoch = self._step = 0
+        self._cut = False  # the epoch ended early, at `max_steps`
         self.stopping = 0  # a signal's number, set from outside: save the state and stop before the next step
         self._in_parts: MicroBatches | None = None
         parts, may_shrink = config["gradient_accumulation"], config["batches_may_shrink"]
@@ -145,22 +149,25 @@ class _OurTrainer(Trainer):
             self._batches.go_to(position["batches"], position["in_epoch"])
             training_state.set_random_states(position["random"])
         if most and self._step >= most:
-            self._save_state(0)
+            if not self._cut:
+                self._save_state(0)
             raise Enough
         loss = super()._train_epoch(self._batches, epoch_idx, loss_func or self._in_parts)
         return 0.0 if loss is None else loss
 
-    def _between_steps(self, in_epoch: int) -> None:
-        """Before each step: save the state where it is time, stop where that is asked."""
-        every = self.config["save_every"]
-        if self.stopping or (every and self._step and self._step % every == 0):
+    def _between_steps(self, in_epoch: int) -> bool:
+        """Before each step: save the state where it is time, stop where that is asked; False after `max_steps`."""
+        every, most = self.config["save_every"], self.config["max_steps"]
+        self._cut = bool(most and self._step >= most)
+        if self._cut or self.stopping or (every and self._step and self._step % every == 0):
             self._save_state(in_epoch)
         if self.stopping:
             raise Stopped(
                 f"after {self._step} steps, state saved; --resume={self._folder} with the same settings goes on",
                 self.stopping,
             )
-        self._step += 1
+        self._step += not self._cut
+        return not self._cut
 
     def _save_state(self, in_epoch: int) -> None:
         if not self._resumable or self._batches is None:
@@ -205,7 +212,8 @@ class _OurTrainer(Trainer):
     def _check_nan(self, loss: torch.Tensor) -> None:
         if torch.isfinite(loss):
             return
-        rows = self._batches.current[ROW].tolist() if self._batches is not None else []
+        batch = self._batches.current.interaction if self._batches is not None else {}
+        rows = batch[ROW].tolist() if ROW in batch else []
         good = training_state.latest(self._folder)
         raise CoraError(
             f"the training loss became {loss.item()} in step {self._step} (epoch {self._epoch}), on {len(rows)} rows "

@@ -48,13 +48,14 @@ class _PulledOut(BaseException):
     """As if the power had gone: nothing is saved any more."""
 
 
-def pull_out_before(step: int) -> Callable[..., None]:
+def pull_out_before(step: int) -> Callable[..., bool]:
     between = _OurTrainer._between_steps
 
-    def pull(self: Any, in_epoch: int) -> None:
-        between(self, in_epoch)
+    def pull(self: Any, in_epoch: int) -> bool:
+        goes_on = between(self, in_epoch)
         if self._resumable and self._step == step:
             raise _PulledOut
+        return goes_on
 
     return pull
 
@@ -115,6 +116,16 @@ def test_what_is_not_the_same_run_is_refused_with_the_difference(toy: Path, monk
     inter.write_text(inter.read_text().replace("\t2\t", "\t5\t", 1))
     with pytest.raises(CheckpointError, match="another split of the rows"):
         run("MF", resume=str(folder))
+
+
+def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path) -> None:
+    """After 7 steps, amid the second epoch: scored as it stands; with more steps allowed, it ends as if never cut."""
+    cut = run("CoRA", max_steps=7)
+    state = training_state.latest(Path(cut["folder"]))
+    assert state is not None and state.name == "training-00000007.safetensors"
+    (Path(cut["folder"]) / "result.json").unlink()
+    again, whole = run("CoRA", resume=cut["folder"]), run("CoRA")
+    assert cut["test"] != whole["test"] and again["test"] == whole["test"]
 
 
 @pytest.mark.parametrize("kept", [0, 8, 100, -1])

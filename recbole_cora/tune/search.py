@@ -88,6 +88,7 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     """One run in a process of ray's."""
     from ray.air import session
 
+    from recbole_cora.microbatches import is_out_of_memory
     from recbole_cora.quick_start import run
 
     os.chdir(folder)  # ray moves its workers elsewhere; data and caches are here
@@ -101,8 +102,11 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     options = {**told["fixed"], **settings, "checkpoint_dir": str(own), "show_progress": False, "resume": "auto"}
     try:
         run(told["model"], told["dataset"], options, on_valid=report, test=False)
-    except (CoraError, MemoryError) as error:  # what trying again would not mend
-        why = str(error) or "out of memory"
+    except Exception as error:
+        if not isinstance(error, CoraError) and not is_out_of_memory(error):
+            raise
+        why = str(error).splitlines()[0] if isinstance(error, CoraError) else "out of memory"
+        # Reported, not raised: trying again would not mend it.
         session.report({told["metric"]: seen[-1] if seen else float("-inf"), "evaluations": list(seen), "why": why})
 
 
