@@ -35,13 +35,15 @@ In a checkout, `python run_recbole_cora.py ...` is `recbole-cora run ...`.
 
 def run_command(arguments: list[str]) -> None:
     """`run`: one run; its summary, then on the last line the path of its result.json."""
+    from recbole_cora.processes import is_main
     from recbole_cora.quick_start import run  # late: --help and mistakes need no torch
     from recbole_cora.report import summary
     from recbole_cora.settings import parse_arguments
 
     options = parse_arguments(arguments)
     result = run(options=options, config_files=options.pop("config_files", None))
-    print(f"\n{summary(result)}\n{result['folder']}/result.json")
+    if is_main():  # of several processes
+        print(f"\n{summary(result)}\n{result['folder']}/result.json")
 
 
 def prepare_command(arguments: list[str]) -> None:

@@ -1,4 +1,5 @@
-"""A step's batch in parts: gradient accumulation, and ever smaller parts where memory runs out."""
+"""A step's batch in parts: shares of several processes, gradient accumulation, and ever smaller parts where memory runs
+out."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_cora import processes
 from recbole_cora.errors import CoraError
 
 log = logging.getLogger()
@@ -17,9 +19,9 @@ log = logging.getLogger()
 class MicroBatches:
     """`loss(batch)` with its gradient, accumulated over parts of the batch; stands where a trainer calls a loss.
 
-    Where the loss is a mean over rows, as CoRA's is, value and gradient are those of the whole batch. The gradient is
-    in place when the call returns: what it returns is a scalar without history, for the trainer to log and to call
-    `backward` on.
+    Of several processes each takes its share of the rows. Where the loss is a mean over rows, as CoRA's is, value and
+    gradient are those of the whole batch. The gradient is in place when the call returns: what it returns is a scalar
+    without history, for the trainer to log and to call `backward` on.
 
     Args:
         loss: from a RecBole interaction to a scalar.
@@ -38,9 +40,10 @@ class MicroBatches:
 
     def __call__(self, batch: Any) -> Tensor:
         rows = len(batch)
+        batch = processes.own_rows(batch)
         state = torch.get_rng_state()
         while True:
-            size = -(-rows // self.parts)
+            size = max(1, -(-len(batch) // self.parts))
             try:
                 return self._accumulate(batch, rows, size)
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -59,12 +62,12 @@ class MicroBatches:
 
     def _accumulate(self, batch: Any, rows: int, size: int) -> Tensor:
         total = 0.0
-        for start in range(0, rows, size):
+        for start in range(0, len(batch), size):
             part = batch[start : start + size]
             loss = self._loss(part) * (len(part) / rows)
             loss.backward()
             total += loss.item()
-        return torch.tensor(total, requires_grad=True)
+        return torch.tensor(processes.add_gradients(self._model.parameters(), total), requires_grad=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

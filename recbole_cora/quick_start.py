@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from recbole_cora import metrics, repairs, report, run_folder
+from recbole_cora import metrics, processes, repairs, report, run_folder
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_json
 from recbole_cora.models.cora import CoRA
@@ -61,16 +61,20 @@ def run(
     if not model or not dataset:
         raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
     config = CoraConfig(model_class(model), str(dataset), options, config_files)
+    processes.join()
+    config["show_progress"] = config["show_progress"] and processes.is_main()
     _start_logging(config)
     seconds: dict[str, float] = {}
     started = lap = perf_counter()
 
-    prepare_by_itself(str(dataset), Path(config["data_path"]), config["show_progress"])
+    with processes.main_first():
+        prepare_by_itself(str(dataset), Path(config["data_path"]), config["show_progress"])
     ratings = load_ratings(Path(config["data_path"]), str(dataset), config.final_config_dict)
     _log_rows(ratings)
     seconds["data"], lap = perf_counter() - lap, perf_counter()
 
-    parts = ready_parts(config, ratings)
+    with processes.main_first():
+        parts = ready_parts(config, ratings)
     seconds |= parts.seconds
     lap = perf_counter()
     stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity)
@@ -78,13 +82,13 @@ def run(
 
     if config["checkpoint"]:
         stage.load(Path(config["checkpoint"]))
-        folder = run_folder.open_folder(config)
-    else:
-        folder = run_folder.open_folder(config)
+    folder = processes.told_by_main(run_folder.open_folder(config) if processes.is_main() else None)
+    if not config["checkpoint"]:
         try:
             stage.fit(folder, title=f"train {model}", verbose=True, resumable=True, on_valid=on_valid)
         except BaseException:
-            run_folder.remove_if_empty(folder)
+            if processes.is_main():
+                run_folder.remove_if_empty(folder)
             raise
         stage.load(folder)
     seconds["train"], lap = perf_counter() - lap, perf_counter()
@@ -114,7 +118,8 @@ def run(
         "versions": report.versions(),
         "config": config.public(),
     }
-    write_json(folder / "result.json", result)
+    if processes.is_main():
+        write_json(folder / "result.json", result)
     return {**result, "folder": str(folder)}
 
 
@@ -143,6 +148,8 @@ def _start_logging(config: CoraConfig) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
     init_logger(config)
+    if not processes.is_main():
+        log.setLevel(logging.ERROR)
     log.info(f"{config['model']} on {config['dataset']}, seed {config['seed']}, device {config['device']}")
     log.debug(config)
 

@@ -20,7 +20,7 @@ from recbole.utils import init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint, training_state
+from recbole_cora import checkpoint, processes, training_state
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
@@ -109,8 +109,12 @@ class Stage:
             if resumable and (state := training_state.latest(folder)):
                 trainer.go_on_from(state)
                 log.info(f"going on from {state}")
+            if resumable:
+                self.model.predict = processes.shared(self.model.predict)
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
                 trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
+            if resumable:
+                processes.wait()
             bar.total = bar.n  # early stopping: the bar ends where the training did
             bar.refresh()
         self.seconds["train"] = perf_counter() - started

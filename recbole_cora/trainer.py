@@ -13,7 +13,7 @@ from recbole.utils import get_trainer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from recbole_cora import checkpoint, training_state
+from recbole_cora import checkpoint, processes, training_state
 from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped
 from recbole_cora.metrics import UserCollector
 from recbole_cora.microbatches import MicroBatches
@@ -123,7 +123,8 @@ class _OurTrainer(Trainer):
         self.stopping = 0  # a signal's number, set from outside: save the state and stop before the next step
         self._in_parts: MicroBatches | None = None
         parts, may_shrink = config["gradient_accumulation"], config["batches_may_shrink"]
-        if parts > 1 or may_shrink:
+        self._shared = resumable and processes.count() > 1  # earlier stages are one process's
+        if parts > 1 or may_shrink or self._shared:
             if self.enable_scaler:
                 raise SettingError("gradient_accumulation does not work with RecBole's enable_scaler; switch one off")
             self._in_parts = MicroBatches(model.calculate_loss, model, parts, may_shrink)
@@ -147,7 +148,8 @@ class _OurTrainer(Trainer):
         if self._position is not None:
             position, self._position = self._position, None
             self._batches.go_to(position["batches"], position["in_epoch"])
-            training_state.set_random_states(position["random"])
+            states = position["random"]
+            training_state.set_random_states(states[processes.rank() if len(states) == processes.count() else 0])
         if most and self._step >= most:
             if not self._cut:
                 self._save_state(0)
@@ -158,6 +160,8 @@ class _OurTrainer(Trainer):
     def _between_steps(self, in_epoch: int) -> bool:
         """Before each step: save the state where it is time, stop where that is asked; False after `max_steps`."""
         every, most = self.config["save_every"], self.config["max_steps"]
+        if self._shared:
+            self.stopping = max(processes.gathered(self.stopping))  # a signal may have reached one of them
         self._cut = bool(most and self._step >= most)
         if self._cut or self.stopping or (every and self._step and self._step % every == 0):
             self._save_state(in_epoch)
@@ -173,16 +177,19 @@ class _OurTrainer(Trainer):
         if not self._resumable or self._batches is None:
             return
         schedule = getattr(self, "_schedule", None)
+        drawn = training_state.random_states()
         state = {
             "model": checkpoint.trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": schedule and schedule.state_dict(),
-            "random": training_state.random_states(),
+            "random": processes.gathered(drawn) if self._shared else [drawn],
             "batches": self._batches.position(),
             "parts": self._in_parts and self._in_parts.parts,
             "epoch": self._epoch, "in_epoch": in_epoch, "step": self._step,
             "best": [self.best_valid_score, self.best_valid_result and dict(self.best_valid_result), self.cur_step],
         }  # fmt: skip
+        if self._shared and not processes.is_main():
+            return
         training_state.save(self._folder, self._step, state, self._identity, self.config["keep_states"])
 
     def go_on_from(self, path: Path) -> None:
@@ -222,7 +229,8 @@ class _OurTrainer(Trainer):
         )
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        checkpoint.save(Path(self.saved_model_file), self.model, self._identity)
+        if not self._shared or processes.is_main():
+            checkpoint.save(Path(self.saved_model_file), self.model, self._identity)
 
     def resume_checkpoint(self, resume_file: Any) -> None:
         raise CheckpointError("resuming RecBole's own .pth checkpoints would unpickle them; give the folder of a run")

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "processes"},
     {"protocol", "prompts", "settings", "repairs", "metrics", "report"},
     {"ratings", "rows_dataset", "row_prompts", "row_features", "cf", "controls"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}

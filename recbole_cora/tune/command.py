@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.settings import CoraConfig, parse_arguments
 from recbole_cora.tune.search import search
-from recbole_cora.tune.space import Draw, read_space
-from recbole_cora.tune.trials import table, write_trials
+from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
+from recbole_cora.tune.trials import read_trials, table, write_trials
 
 HELP = """\
 usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--key=value ...]
@@ -64,20 +63,21 @@ def tune_command(arguments: list[str]) -> None:
     config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
     prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
     ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
-    page = {**told, "space": list(space), "trials": [], "best": None}
+    page: dict[str, Any] = {**told, "space": list(space), "trials": [], "best": None}
 
-    with tqdm(desc="search", unit="trial", total=_count(told, space)) as bar:
+    with tqdm(desc="search", unit="trial", total=len(told["drawn"]) or told["num_samples"]) as bar:
 
-        def changed(trials: list[dict[str, Any]]) -> None:
-            write_trials(folder, {**page, "trials": trials})
-            values = [trial["best"] for trial in trials if trial["best"] is not None]
+        def on_end() -> None:
+            page["trials"] = read_trials(folder)
+            write_trials(folder, page)
+            values = [trial["best"] for trial in page["trials"] if trial["best"] is not None]
             bar.set_postfix_str(f"best valid {told['metric']} {max(values):.4f}" if values else "", refresh=False)
-            bar.update()
+            bar.n = sum(trial["status"] != "running" for trial in page["trials"])
+            bar.refresh()
 
-        trials = search(told, space, folder, changed, address=own["address"], resume=bool(own["resume"]))
-    page["trials"] = trials
-    write_trials(folder, page)
-    finished = [trial for trial in trials if trial["status"] == "finished" and trial["best"] is not None]
+        search(told, space, folder, on_end, address=own["address"])
+        on_end()
+    finished = [trial for trial in page["trials"] if trial["status"] == "finished" and trial["best"] is not None]
     if not finished:
         raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
     page["best"] = _tested(told, max(finished, key=lambda trial: trial["best"]), folder)
@@ -102,14 +102,13 @@ def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any],
     if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
         fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
     told = {key: own[key] for key in ("search", "scheduler", "num_samples", "jobs", "gpus")}
+    if own["search"] not in SEARCHES:
+        near = nearest(str(own["search"]), SEARCHES)
+        raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
+    known = own["search"] in ("random", "grid")
+    told["drawn"] = draw_all(space, own["search"], own["num_samples"], config["seed"]) if known else {}
     told |= {"model": model, "dataset": str(dataset), "metric": str(config["valid_metric"]).lower()}
     return {**told, "fixed": fixed, "seed": config["seed"]}, space
-
-
-def _count(told: dict[str, Any], space: dict[str, Draw]) -> int:
-    """How many trials there will be."""
-    grid = math.prod(len(draw.values) for draw in space.values()) if told["search"] == "grid" else 1
-    return int(told["num_samples"]) * grid
 
 
 def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:

@@ -1,7 +1,8 @@
 """The search itself, by Ray Tune. The one file that imports ray.
 
 A trial is a run that reports its validation after each evaluation, and never looks at the test rows. It goes on from
-its last saved state where its process was killed. What is frozen is made before the first trial, and read from the
+its last saved state where its process was killed. What became of it stands in its own folder: nothing of ray's is read
+again, least of all its pickles. What is frozen is made before the first trial, and read from the
 cache by all of them: prepared data, tokens, CF encoders; an LLM's weights are mapped into memory once.
 """
 
@@ -14,8 +15,8 @@ from typing import Any
 
 from recbole_cora.errors import CoraError, SettingError, nearest
 from recbole_cora.tune.space import Draw
+from recbole_cora.tune.trials import ENDED, Trial, note_end, read_trials
 
-SEARCHES = ("random", "grid", "optuna", "hyperopt")
 SCHEDULERS = ("none", "asha")
 #: A process that was killed is replaced this often; what a run itself says is wrong is not tried again.
 _LIVES = 2
@@ -25,21 +26,18 @@ def search(
     told: dict[str, Any],
     space: dict[str, Draw],
     folder: Path,
-    on_change: Callable[[list[dict[str, Any]]], None],
+    on_end: Callable[[], None],
     *,
-    address: str | None,
-    resume: bool,
-) -> list[dict[str, Any]]:
-    """Run the trials, or go on with them.
+    address: str | None = None,
+) -> None:
+    """Run the trials that have not ended; each leaves `trials/<name>/trial.json` (see `trials.read_trials`).
 
     Args:
-        told: model, dataset, metric, `fixed` settings, search, scheduler, num_samples, jobs, gpus, seed.
-        folder: where ray keeps its own; an absolute path.
-        on_change: called with all trials whenever one has ended.
+        told: model, dataset, metric, `fixed` settings, search, scheduler, num_samples, jobs, gpus, seed; and where all
+            are known beforehand, `drawn`: the settings of each trial by its name.
+        folder: an absolute path.
+        on_end: called whenever a trial has ended.
         address: of a ray cluster; None: this machine.
-
-    Returns:
-        The trials (see `trials.write_trials`).
 
     Raises:
         SettingError: ray or a searcher is not installed, or an unknown search or scheduler.
@@ -50,36 +48,43 @@ def search(
         from ray import air, tune
     except ImportError:
         raise SettingError("a search needs ray; install it: pip install 'recbole-cora[tune]'") from None
+    ended = {trial["name"]: trial for trial in read_trials(folder) if trial["status"] in ENDED}
+    if told["drawn"]:
+        waiting = [{"name": name, **own} for name, own in told["drawn"].items() if name not in ended]
+        drawn: dict[str, Any] = {"trial": tune.grid_search(waiting)}
+        rounds = 1 if waiting else 0
+    else:
+        drawn = {
+            key: getattr(tune, d.kind)(*([d.values] if d.kind == "choice" else d.values)) for key, d in space.items()
+        }
+        rounds = told["num_samples"] - len(ended)
+    if not rounds:
+        return
+    searcher, scheduler = _searcher(told, list(ended.values())), _scheduler(told["scheduler"])
     cpus = max(1, (os.cpu_count() or 1) // told["jobs"])
     ray.init(
         address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        **({} if address else {"num_cpus": max(told["jobs"] * cpus, 1)}),
+        **({} if address else {"num_cpus": told["jobs"] * cpus}),
     )  # fmt: skip
     try:
-        trainable = tune.with_resources(
-            tune.with_parameters(trial, told=told, folder=str(folder)), {"cpu": cpus, "gpu": told["gpus"]}
-        )
-        kept = folder / "ray" / "search"
-        if resume:
-            if not tune.Tuner.can_restore(str(kept)):
-                raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one")
-            tuner = tune.Tuner.restore(str(kept), trainable=trainable, resume_unfinished=True, resume_errored=True)
-        else:
-            tuner = tune.Tuner(
-                trainable,
-                param_space={key: _drawn(tune, told["search"], draw) for key, draw in space.items()},
-                tune_config=tune.TuneConfig(
-                    metric=told["metric"], mode="max", num_samples=told["num_samples"], search_alg=_searcher(told),
-                    scheduler=_scheduler(told["scheduler"]), max_concurrent_trials=told["jobs"], reuse_actors=True,
-                ),
-                run_config=air.RunConfig(
-                    name="search", storage_path=str(folder / "ray"), verbose=0,
-                    callbacks=[_watch(on_change, told["metric"])],
-                    failure_config=air.FailureConfig(max_failures=_LIVES),
-                ),
-            )  # fmt: skip
-        grid = tuner.fit()
-        return [_told_of(trial, told["metric"]) for trial in grid._experiment_analysis.trials or ()]
+        trainable = tune.with_parameters(trial, told=told, folder=str(folder))
+        grid = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": cpus, "gpu": told["gpus"]}),
+            param_space=drawn,
+            tune_config=tune.TuneConfig(
+                metric=told["metric"], mode="max", num_samples=rounds, search_alg=searcher, scheduler=scheduler,
+                max_concurrent_trials=told["jobs"], reuse_actors=True,
+            ),
+            run_config=air.RunConfig(
+                name="search", storage_path=str(folder / "ray"), verbose=0, callbacks=[_watch(on_end)],
+                failure_config=air.FailureConfig(max_failures=_LIVES),
+            ),
+        ).fit()  # fmt: skip
+        for each in grid._experiment_analysis.trials or ():
+            own, name = _named(each.config, each.trial_id)
+            died = each.status == "ERROR"
+            if died or told["scheduler"] != "none":
+                note_end(folder, name, own, *(("failed", "its process died") if died else ("stopped early", "")))
     finally:
         ray.shutdown()
 
@@ -92,81 +97,67 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     from recbole_cora.quick_start import run
 
     os.chdir(folder)  # ray moves its workers elsewhere; data and caches are here
-    own = Path(folder) / "trials" / str(session.get_trial_name())
-    seen: list[float] = []
+    own, name = _named(settings, session.get_trial_id())
+    noted = Trial(Path(folder), name, own)
 
     def report(result: dict[str, float]) -> None:
-        seen.append(result[told["metric"]])
-        session.report({told["metric"]: seen[-1], "evaluations": list(seen), "why": ""})
+        noted.evaluated(result[told["metric"]])
+        session.report({told["metric"]: result[told["metric"]]})
 
-    options = {**told["fixed"], **settings, "checkpoint_dir": str(own), "show_progress": False, "resume": "auto"}
+    options = {**told["fixed"], **own, "checkpoint_dir": str(noted.folder), "show_progress": False, "resume": "auto"}
     try:
-        run(told["model"], told["dataset"], options, on_valid=report, test=False)
-    except Exception as error:
-        if not isinstance(error, CoraError) and not is_out_of_memory(error):
+        result = run(told["model"], told["dataset"], options, on_valid=report, test=False)
+        noted.finished(result["valid"][told["metric"]])
+    except Exception as error:  # noted, not raised, where trying again would not mend it
+        if isinstance(error, CoraError):
+            noted.failed(str(error).splitlines()[0])
+        elif is_out_of_memory(error):
+            noted.failed("out of memory")
+        else:
+            noted.failed(f"{type(error).__name__}: {error}")
             raise
-        why = str(error).splitlines()[0] if isinstance(error, CoraError) else "out of memory"
-        # Reported, not raised: trying again would not mend it.
-        session.report({told["metric"]: seen[-1] if seen else float("-inf"), "evaluations": list(seen), "why": why})
 
 
-def _watch(on_change: Callable[[list[dict[str, Any]]], None], metric: str) -> Any:
-    """A callback of ray's that tells of every trial that has ended."""
+def _named(settings: dict[str, Any], number: str) -> tuple[dict[str, Any], str]:
+    """A trial's settings and name: drawn beforehand, or by ray's searcher."""
+    if "trial" in settings:
+        own = dict(settings["trial"])
+        return own, own.pop("name")
+    return dict(settings), f"trial-{number}"
+
+
+def _watch(on_end: Callable[[], None]) -> Any:
+    """A callback of ray's that tells when a trial has ended."""
     from ray.tune import Callback
 
     class Watch(Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_change([_told_of(each, metric) for each in trials])
+            on_end()
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_change([_told_of(each, metric) for each in trials])
+            on_end()
 
     return Watch()
 
 
-def _told_of(trial: Any, metric: str) -> dict[str, Any]:
-    """A ray trial in our words."""
-    last = trial.last_result or {}
-    evaluations, why = list(last.get("evaluations") or []), last.get("why") or ""
-    status = {"TERMINATED": "finished", "ERROR": "failed"}.get(trial.status, trial.status.lower())
-    if why:
-        status = "failed"
-    elif status == "failed":
-        text = (Path(trial.error_file).read_text(errors="replace") if trial.error_file else "").strip()
-        why = text.splitlines()[-1] if text else "its process died"
-    return {
-        "name": str(trial), "status": status, "why": why, "settings": dict(trial.config),
-        "best": max(evaluations, default=None) if status != "failed" else None, "evaluations": evaluations,
-        "seconds": float(last.get("time_total_s") or 0.0),
-    }  # fmt: skip
-
-
-def _drawn(tune: Any, kind: str, draw: Draw) -> Any:
-    if kind == "grid":
-        if draw.kind != "choice":
-            raise SettingError(f"--search=grid takes choices; a setting is drawn by {draw.kind}")
-        return tune.grid_search(draw.values)
-    return getattr(tune, draw.kind)(draw.values) if draw.kind == "choice" else getattr(tune, draw.kind)(*draw.values)
-
-
-def _searcher(told: dict[str, Any]) -> Any:
+def _searcher(told: dict[str, Any], ended: list[dict[str, Any]]) -> Any:
+    """A searcher that learns from trial to trial, also those that have ended; None where all are drawn beforehand."""
     kind, seed = told["search"], told["seed"]
-    if kind not in SEARCHES:
-        raise SettingError(f"search is '{kind}'{nearest(str(kind), SEARCHES)}; expected one of {', '.join(SEARCHES)}")
+    known = [trial for trial in ended if trial["best"] is not None]
+    points = [trial["settings"] for trial in known] or None
     try:
         if kind == "optuna":
             from ray.tune.search.optuna import OptunaSearch
 
-            return OptunaSearch(seed=seed)
+            rewards = [trial["best"] for trial in known] or None
+            return OptunaSearch(seed=seed, points_to_evaluate=points, evaluated_rewards=rewards)
         if kind == "hyperopt":
             from ray.tune.search.hyperopt import HyperOptSearch
 
             return HyperOptSearch(random_state_seed=seed)
     except (ImportError, AssertionError):
         raise SettingError(f"--search={kind} needs {kind}; install it: pip install {kind}") from None
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    return BasicVariantGenerator(random_state=seed)
+    return None
 
 
 def _scheduler(kind: str) -> Any:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.settings import PROPERTIES, read_yaml
 
+#: random and grid are drawn beforehand; the others learn from trial to trial.
+SEARCHES = ("random", "grid", "optuna", "hyperopt")
 DRAWS = ("choice", "uniform", "loguniform", "randint")
 
 
@@ -51,3 +56,34 @@ def _draw(file: Path, key: str, entry: Any) -> Draw:
             above = " above 0" if kind == "loguniform" else ""
             raise SettingError(f"{file}: {key} has {values!r}; expected [low, high]{above}, low first")
     return Draw(kind, values)
+
+
+def draw_all(space: dict[str, Draw], search: str, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
+    """The settings of every trial, by its name, where none depends on another's outcome.
+
+    Args:
+        search: "grid": every combination of choices, `rounds` times; "random": `rounds` draws.
+
+    Raises:
+        SettingError: a grid of something else than choices.
+    """
+    if search == "grid":
+        for key, draw in space.items():
+            if draw.kind != "choice":
+                raise SettingError(f"--search=grid takes choices; {key} is drawn by {draw.kind}")
+        rows = list(itertools.product(*(draw.values for draw in space.values()))) * rounds
+    else:
+        random = np.random.default_rng(seed)
+        rows = [tuple(_one(draw, random) for draw in space.values()) for _ in range(rounds)]
+    return {f"trial-{n:03d}": dict(zip(space, row, strict=True)) for n, row in enumerate(rows, start=1)}
+
+
+def _one(draw: Draw, random: np.random.Generator) -> Any:
+    if draw.kind == "choice":
+        return draw.values[int(random.integers(len(draw.values)))]
+    low, high = draw.values
+    if draw.kind == "randint":
+        return int(random.integers(low, high))
+    if draw.kind == "loguniform":
+        return float(np.exp(random.uniform(np.log(low), np.log(high))))
+    return float(random.uniform(low, high))

@@ -1,15 +1,87 @@
-"""What is left of a search: `trials.json`, `trials.md`, `best.yaml` and `search.png`."""
+"""What becomes of a search's trials, and what is left of it: `trials.json`, `trials.md`, `best.yaml`, `search.png`."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import yaml
 
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_json, write_whole
+
+ENDED = ("finished", "failed", "stopped early")
+_NOTE = "trial.json"
+
+
+class Trial:
+    """A trial's own note of what becomes of it: `trials/<name>/trial.json`, written whole after each change."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        self.folder = folder / "trials" / name
+        self._begun = perf_counter()
+        before = _note(self.folder)  # of a process that was killed
+        self._seconds = before["seconds"] if before else 0.0
+        self._note: dict[str, Any] = {
+            "name": name,
+            "status": "running",
+            "why": "",
+            "settings": settings,
+            "best": None,
+            "evaluations": [],
+        }
+
+    def evaluated(self, value: float) -> None:
+        """After each evaluation on the valid rows."""
+        self._note["evaluations"].append(value)
+        self._note["best"] = max(self._note["evaluations"])
+        self._write()
+
+    def finished(self, best: float) -> None:
+        """At its end, with what its best weights reach on all valid rows."""
+        self._note |= {"status": "finished", "best": best}
+        self._write()
+
+    def failed(self, why: str) -> None:
+        """At its end, with the reason; what it reached before does not count."""
+        self._note |= {"status": "failed", "why": why, "best": None}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / _NOTE, {**self._note, "seconds": self._seconds + perf_counter() - self._begun})
+
+
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """Every trial that has begun, by name."""
+    notes = (_note(path.parent) for path in sorted(folder.glob(f"trials/*/{_NOTE}")))
+    return [note for note in notes if note is not None]
+
+
+def note_end(folder: Path, name: str, settings: dict[str, Any], status: str, why: str) -> None:
+    """Of a trial that did not write its own end."""
+    own = folder / "trials" / name
+    note = _note(own) or {
+        "name": name,
+        "settings": settings,
+        "best": None,
+        "evaluations": [],
+        "seconds": 0.0,
+        "why": "",
+    }
+    if note.get("status") not in ENDED:
+        best = None if status == "failed" else note["best"]
+        write_json(own / _NOTE, {**note, "status": status, "why": note["why"] or why, "best": best})
+
+
+def _note(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def write_trials(folder: Path, told: dict[str, Any]) -> None:

@@ -1,0 +1,123 @@
+"""Several processes as one run, as `accelerate launch` and `torchrun` start them.
+
+Every process holds the whole model and walks through the same batches; of each it computes its share of the rows.
+Gradients are summed and scores gathered, so that weights, metrics and files are those of one process. One of them
+writes.
+
+Without a launcher everything here is as if this module were not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def count() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This one's number."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the one that writes files and shows progress."""
+    return rank() == 0
+
+
+@cache
+def _joined() -> Any:
+    """Accelerate's state, which makes the group (nccl on GPUs, gloo else) and takes this process's own GPU."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def join() -> None:
+    """Join the others, if there are any; before anything is put on a device."""
+    if count() > 1:
+        _joined()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The others wait until the main process has left this context: it makes what they then find."""
+    if count() > 1 and not is_main():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if count() > 1 and is_main():
+            dist.barrier()
+
+
+def wait() -> None:
+    """Until all are here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def told_by_main(value: Any) -> Any:
+    """The main process's value."""
+    if count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every process's value, in order."""
+    if count() == 1:
+        return [value]
+    boxes: list[Any] = [None] * count()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
+def own_rows(batch: Any) -> Any:
+    """This process's share of a batch's rows; every row is in one share. It may be empty."""
+    return batch[slice(rank(), None, count())] if count() > 1 else batch
+
+
+def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
+    """Put the sum of all processes' gradients in place; returns the sum of their losses."""
+    if count() == 1:
+        return loss
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learned:
+        if parameter.grad is None:  # an empty share
+            parameter.grad = torch.zeros_like(parameter)
+    grads = [parameter.grad for parameter in learned if parameter.grad is not None]
+    total = torch.tensor([loss], device=grads[0].device, dtype=grads[0].dtype)
+    flat = torch.cat([total, *(grad.flatten() for grad in grads)])
+    dist.all_reduce(flat)
+    start = 1
+    for grad in grads:
+        grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+        start += grad.numel()
+    return float(flat[0])
+
+
+def shared(predict: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """`predict` of an interaction's rows, each computed by one process, and all of them given to every one."""
+
+    def together(interaction: Any) -> Tensor:
+        own = own_rows(interaction)
+        scores = predict(own).detach().float().reshape(-1) if len(own) else torch.empty(0)
+        found = torch.empty(len(interaction))
+        for number, part in enumerate(gathered(scores.cpu())):
+            found[number :: count()] = part
+        return found.to(scores.device)
+
+    return predict if count() == 1 else together
