@@ -109,15 +109,20 @@ def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
     return float(flat[0])
 
 
-def shared(predict: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """`predict` of an interaction's rows, each computed by one process, and all of them given to every one."""
+def share_scoring(model: Any) -> None:
+    """Make the model's `predict`, while it is not training, compute each row in one process and give all to all."""
+    if count() == 1:
+        return
+    predict: Callable[[Any], Tensor] = model.predict
 
     def together(interaction: Any) -> Tensor:
+        if model.training:  # a loss is made of it, of rows that are shared already
+            return predict(interaction)
         own = own_rows(interaction)
-        scores = predict(own).detach().float().reshape(-1) if len(own) else torch.empty(0)
+        scores = predict(own).float().reshape(-1).cpu() if len(own) else torch.empty(0)
         found = torch.empty(len(interaction))
-        for number, part in enumerate(gathered(scores.cpu())):
+        for number, part in enumerate(gathered(scores)):
             found[number :: count()] = part
-        return found.to(scores.device)
+        return found.to(interaction[interaction.columns[0]].device)
 
-    return predict if count() == 1 else together
+    model.predict = together

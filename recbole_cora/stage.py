@@ -110,7 +110,7 @@ class Stage:
                 trainer.go_on_from(state)
                 log.info(f"going on from {state}")
             if resumable:
-                self.model.predict = processes.shared(self.model.predict)
+                processes.share_scoring(self.model)
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
                 trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
             if resumable:
