@@ -47,7 +47,9 @@ def test_two_processes_train_and_score_as_one(toy: Path, model: str, options: di
     assert one["rows"] == two["rows"]
     weights = [load_file(found["folder"] / "model.safetensors") for found in (one, two)]
     for name, tensor in weights[0].items():
-        np.testing.assert_allclose(tensor.numpy(), weights[1][name].numpy(), rtol=1e-3, atol=1e-4)  # Adam makes steps of noise too
+        np.testing.assert_allclose(
+            tensor.numpy(), weights[1][name].numpy(), rtol=1e-3, atol=1e-4
+        )  # Adam makes steps of noise too
     for split in ("valid", "test"):
         assert one[split]["auc"] == two[split]["auc"] and one[split]["uauc"] == two[split]["uauc"]
         assert abs(one[split]["logloss"] - two[split]["logloss"]) < 1e-4

@@ -89,10 +89,11 @@ def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[st
         f"# {experiment.name} on {experiment.dataset}", "",
         f"{counts} rows (train / valid / test), UAUC over {first['uauc_users']['test']} test users; seeds "
         f"{', '.join(map(str, experiment.seeds))}: mean ± standard deviation. LLM: {', '.join(llms) or 'none'}.",
-        "Published: the paper's, with a 7B LLM.", "",
+        "Trained: parameters. Seconds: of training and scoring. Published: the paper's, with a 7B LLM.", "",
         *_table(rows, {
             "AUC": _cell("test", "auc"), "UAUC": _cell("test", "uauc"), "LogLoss": _cell("test", "logloss"),
             "trained": lambda row: f"{row['trainable_parameters']:,}" if "trainable_parameters" in row else "",
+            "seconds": _seconds("train", "score"),
             "published AUC": lambda row: _number(row["published"].get("auc")),
             "UAUC ": lambda row: _number(row["published"].get("uauc")),
         }, best=("AUC", "UAUC")),
@@ -142,8 +143,12 @@ def _cell(split: str, metric: str) -> _Column:
     return text
 
 
-def _seconds(part: str) -> _Column:
-    return lambda row: f"{row['seconds'][part]['mean']:.0f}" if part in row.get("seconds", {}) else ""
+def _seconds(*parts: str) -> _Column:
+    def text(row: dict[str, Any]) -> str:
+        spent = [row["seconds"][part]["mean"] for part in parts if part in row.get("seconds", {})]
+        return f"{sum(spent):.0f}" if spent else ""
+
+    return text
 
 
 def _number(value: float | None) -> str:
