@@ -116,6 +116,7 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
         else:
             noted.failed(f"{type(error).__name__}: {error}")
             raise
+        session.report({told["metric"]: float("-inf")})  # ray wants a last word, and a searcher is to stay away
 
 
 def _named(settings: dict[str, Any], number: str) -> tuple[dict[str, Any], str]:
