@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -105,10 +104,13 @@ def run_missing(runs: list[Run], jobs: int, finished: Callable[[], object], show
 
 
 def _run(run: Run, jobs: int) -> str:
-    """One run to its end. Returns why it failed, or ""."""
-    for half in run.folder.glob("*/"):  # of an attempt that was killed
-        shutil.rmtree(half)
-    settings = [f"--config_files={run.folder / _SETTINGS}", f"--checkpoint_dir={run.folder}", "--show_progress=False"]
+    """One run to its end, from where it was if it was killed before. Returns why it failed, or ""."""
+    settings = [
+        f"--config_files={run.folder / _SETTINGS}",
+        f"--checkpoint_dir={run.folder}",
+        "--show_progress=False",
+        "--resume=auto",
+    ]
     command = [sys.executable, "-m", "recbole_cora.cli", "run", *settings]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads} if jobs > 1 else None
