@@ -34,8 +34,19 @@ def save(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
     """Write the trained weights and the identity of what they were trained for, whole or not at all."""
     # clone: safetensors refuses tensors that share memory, as tied weights do
     state = {k: v.detach().cpu().clone().contiguous() for k, v in trained_state(model).items()}
-    header = {"format": _FORMAT, "identity": json.dumps(identity)}
-    write_whole(path, lambda temporary: save_file(state, temporary, metadata=header))
+    write(path, state, {"format": _FORMAT, "identity": json.dumps(identity)})
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all. Raises WriteError."""
+
+    def fill(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:  # how it tells of a full disk
+            raise OSError(str(error)) from None
+
+    write_whole(path, fill)
 
 
 def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,24 +14,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recbole_cora.errors import WriteError
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file through a temporary neighbour, fsync, rename: a reader sees the old file or the new.
 
     `write(temporary)` must create the file `temporary`.
+
+    Raises:
+        WriteError: the system refuses; the old file is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         _sync(temporary)
         temporary.chmod(0o644)  # mkstemp's 0600 would hide results from the rest of a group
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        why = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise WriteError(f"cannot write {path} ({why})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -119,6 +130,21 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Whether the folder is this caller's alone, until the context or the process ends; False: another holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(descriptor)
 

@@ -12,12 +12,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import get_int_from_env
 from torch import Tensor
+
+#: Where launchers say how many processes there are: mpirun's kinds, then torchrun.
+_COUNTS = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE"]
 
 
 def count() -> int:
@@ -35,18 +39,14 @@ def is_main() -> bool:
     return rank() == 0
 
 
-@cache
-def _joined() -> Any:
-    """Accelerate's state, which makes the group (nccl on GPUs, gloo else) and takes this process's own GPU."""
-    from accelerate import PartialState
+def join(on_cpu: bool) -> None:
+    """Join the others, if there are any; before anything is put on a device.
 
-    return PartialState(cpu=not torch.cuda.is_available())
-
-
-def join() -> None:
-    """Join the others, if there are any; before anything is put on a device."""
-    if count() > 1:
-        _joined()
+    Accelerate makes the group (nccl on GPUs, gloo else) and takes this process's own GPU. Of mpirun, which `accelerate
+    launch` uses on CPUs, it puts the numbers where torchrun has them: `count` and `rank` are right from here on.
+    """
+    if get_int_from_env(_COUNTS, 1) > 1 and not dist.is_initialized():
+        PartialState(cpu=on_cpu)
 
 
 @contextmanager
@@ -107,6 +107,13 @@ def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
         grad.copy_(flat[start : start + grad.numel()].view_as(grad))
         start += grad.numel()
     return float(flat[0])
+
+
+def part_random_numbers(seed: int) -> None:
+    """From here on each process draws its own random numbers from torch (dropout of its own rows), and the same from
+    numpy and Python (negative samples of a batch that all walk through)."""
+    if rank():
+        torch.manual_seed(seed + rank())
 
 
 def share_scoring(model: Any) -> None:

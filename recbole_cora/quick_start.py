@@ -16,7 +16,7 @@ from recbole_cora import metrics, processes, repairs, report, run_folder
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_json
 from recbole_cora.models.cora import CoRA
-from recbole_cora.parts import ready_parts
+from recbole_cora.parts import Parts, ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings, load_ratings
@@ -33,7 +33,7 @@ def run(
     options: dict[str, Any] | None = None,
     config_files: list[str] | None = None,
     *,
-    on_valid: Callable[[dict[str, float]], None] | None = None,
+    on_valid: Callable[[int, dict[str, float | None]], None] | None = None,
     test: bool = True,
 ) -> dict[str, Any]:
     """Train a model on a dataset and score it; the result is also written to the run's new folder.
@@ -43,8 +43,10 @@ def run(
         dataset: a folder of `data_path`, or `ml-100k`.
         options: settings, already typed; they win over the files.
         config_files: YAML files of settings.
-        on_valid: called with the valid metrics after each evaluation in training.
-        test: False leaves the test rows alone (in a search, they are for the winner).
+        on_valid: called after each evaluation in training with the number of epochs so far and the valid metrics; where
+            a run goes on from its last saved state, again for the epochs since.
+        test: False leaves the test rows alone (in a search, they are for the winner), and the valid rows are not
+            scored again after a training that has done so.
 
     Returns:
         What `result.json` holds, and `folder`, the run's path.
@@ -61,9 +63,11 @@ def run(
     if not model or not dataset:
         raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
     config = CoraConfig(model_class(model), str(dataset), options, config_files)
-    processes.join()
+    run_folder.check(config)
+    processes.join(on_cpu=config["device"].type == "cpu")
     config["show_progress"] = config["show_progress"] and processes.is_main()
-    _start_logging(config)
+    with processes.main_first():  # RecBole makes its folder where there is none yet
+        _start_logging(config)
     seconds: dict[str, float] = {}
     started = lap = perf_counter()
 
@@ -80,47 +84,57 @@ def run(
     stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity)
     result: dict[str, Any] = {"model": model, "dataset": dataset, **parts.told, "seed": config["seed"]}
 
-    if config["checkpoint"]:
-        stage.load(Path(config["checkpoint"]))
-    folder = processes.told_by_main(run_folder.open_folder(config) if processes.is_main() else None)
-    if not config["checkpoint"]:
-        try:
+    with run_folder.opened(config) as folder:
+        if config["checkpoint"]:
+            stage.load(Path(config["checkpoint"]))
+        else:
             stage.fit(folder, title=f"train {model}", verbose=True, resumable=True, on_valid=on_valid)
-        except BaseException:
-            if processes.is_main():
-                run_folder.remove_if_empty(folder)
-            raise
-        stage.load(folder)
-    seconds["train"], lap = perf_counter() - lap, perf_counter()
+            stage.load(folder)
+        seconds["train"] = perf_counter() - lap
+        result["curve"] = stage.curve
+        validated = any(config["valid_metric"].lower() in epoch for epoch in stage.curve)
+        splits = ("valid", "test") if test else () if validated else ("valid",)
+        result |= _scored(stage, parts, splits, seconds, folder)
+        seconds["total"] = perf_counter() - started
+        trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
+        result |= {
+            "rows": {split: len(ratings.rows(split)) for split in SPLITS},
+            "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
+            "seconds": {k: round(v, 2) for k, v in seconds.items()},
+            "trainable_parameters": trained,
+            "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "versions": report.versions(),
+            "config": config.public(),
+        }
+        if processes.is_main():
+            write_json(folder / "result.json", result)
+    return {**result, "folder": str(folder)}
 
-    for split in ("valid", "test") if test else ("valid",):
+
+def _scored(
+    stage: Stage, parts: Parts, splits: tuple[str, ...], seconds: dict[str, float], folder: Path
+) -> dict[str, Any]:
+    """Metrics of the trained model, and of its frozen parts alone, on each split; `seconds` are added to."""
+    lap = perf_counter()
+    found: dict[str, Any] = {}
+    for split in splits:
         scores = stage.score(split)
-        result[split] = stage.metrics(split, scores)
-    if test:
-        result |= _warm_and_cold(stage, scores)
+        found[split] = stage.metrics(split, scores)
+        if stage.config["save_scores"] and processes.is_main():
+            ratings, rows = stage.ratings, stage.ratings.rows(split)
+            users, items = ratings.user_tokens[ratings.user[rows]], ratings.item_tokens[ratings.item[rows]]
+            report.write_scores(folder / f"scores.{split}.csv", users, items, ratings.label[rows], scores)
+    if "test" in splits:
+        found |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()
-    if test and config["references"] and parts.encoder_stage is not None:
-        result["reference"] = _references(stage, parts.encoder_stage)
+    if "test" in splits and stage.config["references"] and parts.encoder_stage is not None:
+        found["reference"] = _references(stage, parts.encoder_stage)
         seconds["reference"] = perf_counter() - lap
     if parts.prompts is not None:
-        result["shortened_prompts"] = parts.prompts.shortened
+        found["shortened_prompts"] = parts.prompts.shortened
         log.info(f"{parts.prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
-    seconds["total"] = perf_counter() - started
-
-    trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
-    result |= {
-        "rows": {split: len(ratings.rows(split)) for split in SPLITS},
-        "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
-        "seconds": {k: round(v, 2) for k, v in seconds.items()},
-        "trainable_parameters": trained,
-        "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-        "versions": report.versions(),
-        "config": config.public(),
-    }
-    if processes.is_main():
-        write_json(folder / "result.json", result)
-    return {**result, "folder": str(folder)}
+    return found
 
 
 def _warm_and_cold(stage: Stage, scores: Any) -> dict[str, Any]:

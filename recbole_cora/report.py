@@ -1,10 +1,14 @@
-"""What a run leaves to read: `result.json`, and one table on the screen."""
+"""What a run leaves to read: `result.json`, one table on the screen, and the scored rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+from recbole_cora.files import write_whole
 
 METRICS = ("auc", "uauc", "logloss")
 _PACKAGES = ("recbole-cora", "recbole", "torch", "transformers", "accelerate", "numpy", "pandas", "scipy")
@@ -38,6 +42,18 @@ def summary(result: Mapping[str, Any]) -> str:
         f"UAUC over {users['valid']} valid and {users['test']} test users"
     )
     return "\n".join([counts, head, *body])
+
+
+def write_scores(path: Path, users: Iterable[str], items: Iterable[str], labels: Any, scores: Any) -> None:
+    """A CSV of scored rows, in order: user, item, label, score (as the model gives it: a logit or a share)."""
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("user", "item", "label", "score"))
+            writer.writerows(zip(users, items, labels.astype(int), scores.astype(float), strict=True))
+
+    write_whole(path, fill)
 
 
 def _cell(value: float | None) -> str:

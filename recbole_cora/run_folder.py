@@ -10,23 +10,51 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recbole_cora.errors import CheckpointError
-from recbole_cora.files import write_json
+from recbole_cora import processes
+from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.files import held, write_json
 from recbole_cora.settings import CoraConfig
 
 _BEGUN, _RESULT = "run.json", "result.json"
 
 
-def open_folder(config: CoraConfig) -> Path:
+def check(config: CoraConfig) -> None:
+    """Before anything long: raises CheckpointError where `resume` names no run, or one that is finished."""
+    folder = Path(config["resume"] or "auto")
+    if str(folder) != "auto":
+        _begun(folder)
+        _refuse_finished(folder)
+
+
+@contextmanager
+def opened(config: CoraConfig) -> Iterator[Path]:
     """The folder that `resume` asks for; a new one where it asks for none, or for `auto` and there is none.
 
+    While the context lasts it is this run's alone. A new one is removed where the run ends with nothing to keep.
+
     Raises:
-        CheckpointError: no such run, one that is finished, or one of other settings (the first of them is named).
+        CheckpointError: no such run, one that is finished, that another process is at, or one of other settings (the
+            first of them is named).
+        SettingError: no folder can be made in `checkpoint_dir`.
     """
+    with ExitStack() as holds:
+        folder = processes.told_by_main(_open(config, holds) if processes.is_main() else None)
+        try:
+            yield folder
+        except BaseException:
+            if processes.is_main() and {path.name for path in folder.iterdir()} <= {_BEGUN}:
+                (folder / _BEGUN).unlink(missing_ok=True)
+                folder.rmdir()
+            raise
+
+
+def _open(config: CoraConfig, holds: ExitStack) -> Path:
     wanted, settings = config["resume"], _settings(config)
     if wanted and wanted != "auto":
         folder = Path(wanted)
@@ -36,27 +64,40 @@ def open_folder(config: CoraConfig) -> Path:
                     f"{folder} was begun with {key}={value!r}, here it is {settings.get(key)!r}; "
                     "use the same settings, or begin a new run"
                 )
-        if (folder / _RESULT).is_file():
-            raise CheckpointError(f"{folder} is finished; --checkpoint={folder} scores it again")
-        return folder
+        if not holds.enter_context(held(folder)):
+            raise CheckpointError(f"another process is at {folder}; wait until it ends, or begin a new run")
+        _refuse_finished(folder)
+        return _tidied(folder)
     parent, prefix = Path(config["checkpoint_dir"]), f"{config['model']}-{config['dataset']}-"
     if wanted == "auto":
-        begun = (path.parent for path in parent.glob(f"{prefix}*/{_BEGUN}"))
-        open_ones = [folder for folder in begun if not (folder / _RESULT).is_file() and _begun(folder) == settings]
-        if open_ones:
-            return max(open_ones, key=lambda folder: (folder / _BEGUN).stat().st_mtime_ns)
-    # Time and chance, so that runs of one second do not share a folder.
-    folder = parent / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder.mkdir(parents=True)
-    write_json(folder / _BEGUN, settings)
+        begun = sorted(parent.glob(f"{prefix}*/{_BEGUN}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for folder in (path.parent for path in begun if _begun(path.parent) == settings):
+            if holds.enter_context(held(folder)) and not (folder / _RESULT).is_file():
+                return _tidied(folder)
+    while True:
+        # Time and chance, so that runs of one second do not share a folder.
+        folder = parent / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise SettingError(f"cannot make {folder} ({error.strerror}); give another --checkpoint_dir=") from None
+        holds.enter_context(held(folder))
+        write_json(folder / _BEGUN, settings)
+        return folder
+
+
+def _refuse_finished(folder: Path) -> None:
+    if (folder / _RESULT).is_file():
+        raise CheckpointError(f"{folder} is finished; --checkpoint={folder} scores it again")
+
+
+def _tidied(folder: Path) -> Path:
+    """Without the unfinished files of a process that was killed while it wrote."""
+    for left in folder.glob(".*.*"):
+        left.unlink()
     return folder
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that ended before there was anything to keep."""
-    if {path.name for path in folder.iterdir()} <= {_BEGUN}:
-        (folder / _BEGUN).unlink(missing_ok=True)
-        folder.rmdir()
 
 
 def _settings(config: CoraConfig) -> dict[str, Any]:

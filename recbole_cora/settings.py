@@ -30,7 +30,7 @@ _PARTS = {
 #: Settings that change nothing in what is trained.
 NOT_CONTENT = (
     "data_path", "cache_dir", "checkpoint_dir", "show_progress", "state", "use_gpu", "gpu_id", "device", "worker",
-    "references", "resume", "save_every", "keep_states",
+    "references", "resume", "save_every", "keep_states", "save_scores",
 )  # fmt: skip
 #: Keys that name a run rather than set it.
 _RUN_KEYS = ("model", "dataset", "config_files")

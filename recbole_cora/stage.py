@@ -42,6 +42,7 @@ class Stage:
         model: on the config's device, freshly initialised under the seed.
         identity: what a checkpoint of it is for: model, vocabulary, split, and whatever `also` names.
         seconds: wall-clock seconds by part.
+        curve: of each epoch trained here: its number, the mean loss of its steps, and the valid metrics.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Stage:
     ) -> None:
         self.config, self.ratings = config, ratings
         self.seconds: dict[str, float] = {}
+        self.curve: list[dict[str, Any]] = []
         make = make or config.model_class
         config["scores_are_logits"] = getattr(config.model_class, "scores_are_logits", not config.label_aware)
         self._dataset = dataset = make_dataset(config, ratings)
@@ -84,7 +86,7 @@ class Stage:
         *,
         verbose: bool = False,
         resumable: bool = False,
-        on_valid: Callable[[dict[str, float]], None] | None = None,
+        on_valid: Callable[[int, dict[str, float | None]], None] | None = None,
     ) -> None:
         """Train with early stopping on the valid metric; `folder` gets the best checkpoint.
 
@@ -92,7 +94,7 @@ class Stage:
 
         Args:
             resumable: save the training's state now and then, and where asked to stop; go on from one that is there.
-            on_valid: called with the valid metrics after each evaluation.
+            on_valid: called after each evaluation with the number of epochs so far and the valid metrics.
 
         Raises:
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
@@ -106,15 +108,17 @@ class Stage:
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
+            if resumable:
+                processes.share_scoring(self.model)
+                processes.part_random_numbers(config["seed"])
             if resumable and (state := training_state.latest(folder)):
                 trainer.go_on_from(state)
                 log.info(f"going on from {state}")
-            if resumable:
-                processes.share_scoring(self.model)
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
                 trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
             if resumable:
                 processes.wait()
+            self.curve = trainer.curve
             bar.total = bar.n  # early stopping: the bar ends where the training did
             bar.refresh()
         self.seconds["train"] = perf_counter() - started

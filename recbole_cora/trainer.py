@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped
+from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError, Stopped
 from recbole_cora.metrics import UserCollector
 from recbole_cora.microbatches import MicroBatches
 from recbole_cora.rows_dataset import ROW
@@ -104,12 +104,16 @@ class _OurTrainer(Trainer):
         identity: what the weights are trained for (see `checkpoint`).
         bar: the stage's progress bar; advanced once a batch.
         resumable: save the training's state each `save_every` steps, and when stopped.
-        on_valid: called with the metrics of each evaluation.
+        on_valid: called after each evaluation with the number of epochs so far and the metrics.
+
+    Attributes:
+        curve: of each epoch so far: its number, the mean loss of its steps, and the valid metrics where it was
+            evaluated.
     """
 
     def __init__(
         self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool,
-        on_valid: Callable[[dict[str, float]], None] | None,
+        on_valid: Callable[[int, dict[str, float | None]], None] | None,
     ) -> None:  # fmt: skip
         super().__init__(config, model)
         self.saved_model_file = str(folder / checkpoint.WEIGHTS)
@@ -119,6 +123,8 @@ class _OurTrainer(Trainer):
         self._batches: _Batches | None = None
         self._position: dict[str, Any] | None = None  # to go on from
         self._epoch = self._step = 0
+        self.curve: list[dict[str, Any]] = []
+        self._losses = (0.0, 0)  # of the epoch's steps so far: their sum and number
         self._cut = False  # the epoch ended early, at `max_steps`
         self.stopping = 0  # a signal's number, set from outside: save the state and stop before the next step
         self._in_parts: MicroBatches | None = None
@@ -145,7 +151,9 @@ class _OurTrainer(Trainer):
         if self._batches is None:
             self._batches = _Batches(train_data, self.config["steps_per_epoch"], self._between_steps, self._bar)
         self._epoch = epoch_idx
-        if self._position is not None:
+        if self._position is None:
+            self._losses = (0.0, 0)
+        else:
             position, self._position = self._position, None
             self._batches.go_to(position["batches"], position["in_epoch"])
             states = position["random"]
@@ -155,6 +163,8 @@ class _OurTrainer(Trainer):
                 self._save_state(0)
             raise Enough
         loss = super()._train_epoch(self._batches, epoch_idx, loss_func or self._in_parts)
+        total, steps = self._losses
+        self.curve.append({"epoch": epoch_idx + 1, "loss": total / steps if steps else None})
         return 0.0 if loss is None else loss
 
     def _between_steps(self, in_epoch: int) -> bool:
@@ -186,6 +196,7 @@ class _OurTrainer(Trainer):
             "batches": self._batches.position(),
             "parts": self._in_parts and self._in_parts.parts,
             "epoch": self._epoch, "in_epoch": in_epoch, "step": self._step,
+            "curve": self.curve, "losses": self._losses,
             "best": [self.best_valid_score, self.best_valid_result and dict(self.best_valid_result), self.cur_step],
         }  # fmt: skip
         if self._shared and not processes.is_main():
@@ -206,18 +217,28 @@ class _OurTrainer(Trainer):
             self._in_parts.parts = state["parts"]
         self.best_valid_score, self.best_valid_result, self.cur_step = state["best"]
         self.start_epoch, self._step = state["epoch"], state["step"]
+        self.curve, self._losses = state["curve"], tuple(state["losses"])
         self._position = state
         self._bar.update(self._step)
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         score, result = super()._valid_epoch(valid_data)
+        if math.isnan(score):
+            raise DataError(
+                f"{self.valid_metric} is not defined on the valid rows (they lack a class, or UAUC a user with both); "
+                "choose another --valid_metric"
+            )
         self._bar.set_postfix_str(f"valid {self.valid_metric} {score:.4f}", refresh=False)
+        found = {name: None if math.isnan(value) else value for name, value in result.items()}
+        self.curve[-1] |= found
         if self._on_valid is not None:
-            self._on_valid(dict(result))
+            self._on_valid(self._epoch + 1, found)
         return score, result
 
     def _check_nan(self, loss: torch.Tensor) -> None:
         if torch.isfinite(loss):
+            total, steps = self._losses
+            self._losses = (total + loss.item(), steps + 1)
             return
         batch = self._batches.current.interaction if self._batches is not None else {}
         rows = batch[ROW].tolist() if ROW in batch else []
@@ -251,7 +272,7 @@ def warmup_cosine(step: int, warmup: int, total: int, least: float) -> float:
 
 def make_trainer(
     config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool,
-    on_valid: Callable[[dict[str, float]], None] | None = None,
+    on_valid: Callable[[int, dict[str, float | None]], None] | None = None,
 ) -> Any:  # fmt: skip
     """RecBole's trainer class for this model (its own special ones too), with our parts mixed in front."""
     base = get_trainer(config["MODEL_TYPE"], config["model"])

@@ -6,7 +6,6 @@ header. Never pickle.
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 import re
@@ -15,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from recbole_cora.checkpoint import read
-from recbole_cora.errors import CheckpointError
-from recbole_cora.files import write_whole
+from recbole_cora.checkpoint import read, write
+from recbole_cora.errors import WriteError
 
 _FORMAT = "recbole-cora-training/1"
 _NAME = re.compile(r"training-(\d+)\.safetensors")
@@ -30,19 +27,16 @@ def save(folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any
     """Write the state after `step` steps, whole or not at all, and remove all but the last `keep`.
 
     Raises:
-        CheckpointError: it cannot be written; the one before is as it was.
+        WriteError: it cannot be written; the one before is as it was.
     """
     tensors: dict[str, Tensor] = {}
     rest = json.dumps(_packed(state, tensors))
     path = folder / f"training-{step:08d}.safetensors"
     header = {"format": _FORMAT, "identity": json.dumps(identity), "state": rest}
     try:
-        write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
-    except OSError as error:
-        why = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise CheckpointError(f"cannot write {path} ({why}); {_last_good(folder)}") from None
-    except Exception as error:  # safetensors wraps what the system says
-        raise CheckpointError(f"cannot write {path} ({error}); {_last_good(folder)}") from None
+        write(path, tensors, header)
+    except WriteError as error:
+        raise WriteError(f"{error}; {_last_good(folder)}") from None
     for old in _all(folder)[:-keep]:
         old.unlink()
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recbole_cora import checkpoint
-from recbole_cora.errors import CheckpointError
+from recbole_cora.errors import CheckpointError, WriteError
 
 IDENTITY = {"model": "Line", "split of the rows": "abc"}
 
@@ -76,3 +77,17 @@ def test_weights_of_another_form_are_refused(saved: Path, model: nn.Module, says
     with pytest.raises(CheckpointError, match=says):
         checkpoint.load(saved, model, IDENTITY)
     assert json.dumps([p.tolist() for p in model.parameters()]) == before
+
+
+@pytest.mark.parametrize("limit", [100, 5000])
+def test_where_the_system_refuses_to_write_the_old_file_stays(saved: Path, limit: int) -> None:
+    """Whole, and alone in its folder."""
+    before = saved.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*model.safetensors \(.*too large"):
+            checkpoint.save(saved, nn.Linear(100, 100), IDENTITY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved.read_bytes() == before and [p.name for p in saved.parent.iterdir()] == [checkpoint.WEIGHTS]

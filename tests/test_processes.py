@@ -4,52 +4,127 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
-OPTIONS: dict[str, Any] = {
-    "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 5, "hidden": 32,
-    "feed_forward": 32, "rank": 4, "learning_rate": 0.01, "warmup_steps": 2, "cf_config": {"epochs": 2}, "cf_folds": 2,
-    "epochs": 3, "generator_dropout": 0.0, "cf_dropout": 0.0, "train_batch_size": 9, "seed": 3, "show_progress": False,
+#: An epoch is a step here, so that the curve is one of steps. No dropout: its numbers are each process's own.
+COMMON: dict[str, Any] = {
+    "steps_per_epoch": 1, "epochs": 12, "stopping_step": 99, "seed": 3, "learning_rate": 0.01, "save_scores": True,
+    "show_progress": False,
 }  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "MF": {**COMMON, "train_batch_size": 25},
+    "CoRA": {
+        **COMMON, "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "hidden": 32, "feed_forward": 32,
+        "rank": 4, "warmup_steps": 2, "cf_config": {"epochs": 2}, "cf_folds": 2, "generator_dropout": 0.0,
+        "cf_dropout": 0.0, "train_batch_size": 9, "references": False,
+    },
+}  # fmt: skip
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+#: On a CPU too: this is the way of `accelerate launch` that starts processes by itself; its other one is mpirun's.
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
 
 
-def launched(count: int, model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The result of a run in `count` processes, as torchrun and accelerate start them."""
-    arguments = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
-    command = ["-m", "recbole_cora.cli", "run", f"--model={model}", "--dataset=toy", *arguments]
-    before = set(Path("saved").glob("*/result.json"))
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={count}", "--standalone"] if count > 1 else []
-    done = subprocess.run(
-        [sys.executable, *launcher, *command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (path,) = set(Path("saved").glob("*/result.json")) - before  # one writer
+def arguments(model: str, **changes: Any) -> list[str]:
+    """After the interpreter and its launcher."""
+    options = [f"--{key}={json.dumps(value)}" for key, value in {**MODELS[model], **changes}.items()]
+    return ["-m", "recbole_cora.cli", "run", f"--model={model}", "--dataset=toy", *options]
+
+
+def launched(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """A process of our interpreter, the leader of a group."""
+    return subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def result(folder: str, *processes: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the processes have written together: one folder, one result."""
+    for process in processes:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said[-3000:]
+    (path,) = Path(folder).glob("*/result.json")
     found: dict[str, Any] = {**json.loads(path.read_text()), "folder": path.parent}
     return found
 
 
-@pytest.mark.parametrize(
-    ("model", "options"), [("CoRA", OPTIONS), ("MF", {"epochs": 3, "train_batch_size": 50, "seed": 3})]
-)
-def test_two_processes_train_and_score_as_one(toy: Path, model: str, options: dict[str, Any]) -> None:
-    """The same rows, the same weights but for rounding, the same metrics; one folder, one writer."""
-    one, two = (launched(count, model, options) for count in (1, 2))
-    assert one["rows"] == two["rows"]
-    weights = [load_file(found["folder"] / "model.safetensors") for found in (one, two)]
-    for name, tensor in weights[0].items():
-        np.testing.assert_allclose(
-            tensor.numpy(), weights[1][name].numpy(), rtol=1e-3, atol=1e-4
-        )  # Adam makes steps of noise too
+def ran(model: str, folder: str, launcher: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    command = [*(launcher or []), *arguments(model, checkpoint_dir=folder, **changes)]
+    return result(folder, launched(command))
+
+
+def same_scores(one: dict[str, Any], other: dict[str, Any], within: float) -> None:
+    """The same rows in the same order, scores alike, and with them the metrics."""
     for split in ("valid", "test"):
-        assert one[split]["auc"] == two[split]["auc"] and one[split]["uauc"] == two[split]["uauc"]
-        assert abs(one[split]["logloss"] - two[split]["logloss"]) < 1e-4
+        rows, others = (pd.read_csv(found["folder"] / f"scores.{split}.csv", dtype=str) for found in (one, other))
+        pd.testing.assert_frame_equal(rows.drop(columns="score"), others.drop(columns="score"))
+        np.testing.assert_allclose(rows["score"].astype(float), others["score"].astype(float), rtol=0, atol=within)
+        assert one[split]["auc"] == other[split]["auc"] and one[split]["uauc"] == other[split]["uauc"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_as_one(toy: Path, model: str) -> None:
+    """The loss of each step, the weights and the scores are those of one process, but for rounding."""
+    one, two = ran(model, "one"), ran(model, "two", TORCHRUN)
+    losses, others = ([epoch["loss"] for epoch in found["curve"]] for found in (one, two))
+    assert len(losses) == 12
+    np.testing.assert_allclose(losses, others, rtol=0, atol=1e-5)
+    weights = [load_file(found["folder"] / "model.safetensors") for found in (one, two)]
+    for name, tensor in weights[0].items():  # Adam takes steps of 0.01 of the sign of a gradient that is noise, too
+        np.testing.assert_allclose(tensor.numpy(), weights[1][name].numpy(), rtol=1e-3, atol=1e-3)
+    same_scores(one, two, within=1e-4)
+
+
+def test_two_processes_score_as_one(toy: Path) -> None:
+    """Every row once, within 1e-6."""
+    one = ran("CoRA", "one")
+    same_scores(one, ran("CoRA", "two", TORCHRUN, checkpoint=str(one["folder"])), within=1e-6)
+
+
+def test_every_launcher_is_understood(toy: Path) -> None:
+    """What `accelerate launch` and mpirun start is two processes, not twice one."""
+    one = ran("MF", "one")
+    same_scores(one, ran("MF", "accelerate", ACCELERATE), within=1e-4)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571", "OMPI_COMM_WORLD_SIZE": "2"}
+    both = [
+        launched(
+            arguments("MF", checkpoint_dir="mpi"), OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank,
+            OMPI_COMM_WORLD_LOCAL_SIZE="2", **address,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    same_scores(one, result("mpi", *both), within=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_two_processes_go_on_as_if_not_stopped(toy: Path, number: signal.Signals) -> None:
+    """With dropout, whose random numbers are each process's own: the same weights bit for bit."""
+    changes = {"generator_dropout": 0.2, "epochs": 40, "save_every": 3}
+    whole = ran("CoRA", "whole", TORCHRUN, **changes)
+    options = arguments("CoRA", checkpoint_dir="stopped", resume="auto", **changes)
+    process = launched([*TORCHRUN, *options])
+    while process.poll() is None and not list(Path("stopped").glob("*/training-*")):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)  # torchrun passes SIGTERM on
+    for worker in workers if number == signal.SIGKILL else ():
+        worker.kill()
+    process.communicate(timeout=60)
+    assert process.returncode != 0 and not list(Path("stopped").glob("*/result.json"))
+    again = result("stopped", launched([*TORCHRUN, *options]))
+    weights = [load_file(found["folder"] / "model.safetensors") for found in (whole, again)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert whole["test"] == again["test"] and whole["curve"] == again["curve"]

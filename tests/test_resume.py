@@ -6,21 +6,26 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import recbole_cora
-from recbole_cora import files, training_state
-from recbole_cora.errors import CheckpointError, CoraError
+from recbole_cora import files, metrics, repairs, run_folder, training_state
+from recbole_cora.errors import CheckpointError, CoraError, WriteError
+from recbole_cora.registry import model_class
+from recbole_cora.settings import CoraConfig
 from recbole_cora.trainer import _OurTrainer
 
 CORA: dict[str, Any] = {
@@ -74,7 +79,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pyt
                 patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
                 run(name, resume="auto")
         again = run(name, resume="auto")
-        assert (again["test"], again["valid"]) == (whole["test"], whole["valid"])
+        assert [again[key] for key in ("test", "valid", "curve")] == [whole[key] for key in ("test", "valid", "curve")]
         assert weights(again["folder"]) == weights(whole["folder"])
     assert len([path for path in Path("saved").iterdir() if path.is_dir()]) == 7  # none was begun twice
 
@@ -118,6 +123,79 @@ def test_what_is_not_the_same_run_is_refused_with_the_difference(toy: Path, monk
         run("MF", resume=str(folder))
 
 
+def test_another_llm_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
+    """Though its folder has the same name."""
+    llm = Path("llm")
+    shutil.copytree(folders["llama"], llm)
+    settings = {"llm": str(llm), "dtype": "float32", "steps_per_epoch": 2, "epochs": 2, "hidden": 32, "rank": 4}
+    monkeypatch.setitem(TRAININGS, "other", ("CoRA", {**CORA, **settings}))
+    folder = stopped(monkeypatch, "other", step=3)
+    weights = load_file(llm / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, llm / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"was trained for another LLM \("):
+        run("other", resume=str(folder))
+
+
+def settings_of_a_run() -> CoraConfig:
+    repairs.apply_all()
+    metrics.register()
+    return CoraConfig(model_class("MF"), "toy", {"seed": 3})
+
+
+def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if chance gives both the same name first."""
+    drawn = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(run_folder.secrets, "token_hex", lambda _: next(drawn))
+    monkeypatch.setattr(run_folder, "datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
+    config = settings_of_a_run()
+    with run_folder.opened(config) as one, run_folder.opened(config) as other:
+        assert [one.name, other.name] == [f"MF-toy-20260101-000000-{last}" for last in ("aaaa", "bbbb")]
+        (one / "kept").touch(), (other / "kept").touch()
+
+
+def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
+    """The same command at once begins a run of its own; asked for by name, the folder is refused."""
+    config = settings_of_a_run()
+    config["resume"] = "auto"
+    with run_folder.opened(config) as one:
+        (one / "kept").touch()
+        with run_folder.opened(config) as other:
+            assert other != one
+            (other / "kept").touch()
+        config["resume"] = str(one)
+        with pytest.raises(CheckpointError, match="another process is at"), run_folder.opened(config):
+            pass
+    with run_folder.opened(config) as again:
+        assert again == one
+
+
+@pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str) -> None:
+    """The state before is there, or the new one; going on removes what was left half-written."""
+    whole = run("MF")["test"]
+    suffix, left = ("file", 1) if moment == "before the rename" else ("dir", 0)
+    patch = (
+        "import os, sys, recbole_cora.files as files; sync, seen = files._sync, []\n"
+        "def killed(path):\n"
+        "    sync(path)\n"
+        f"    seen.append(path) if list(path.parent.rglob('*training-00000004*')) and path.is_{suffix}() else None\n"
+        "    os.kill(os.getpid(), 9) if seen else None\n"
+        "files._sync = killed\n"
+        "from recbole_cora.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    settings = [f"--{key}={json.dumps(value)}" for key, value in TRAININGS["MF"][1].items()]
+    fixed = ["--model=MF", "--dataset=toy", "--seed=3", "--save_every=2", "--show_progress=False"]
+    command = [sys.executable, "-c", patch, "run", *fixed, *settings, "--checkpoint_dir=killed"]
+    assert subprocess.run(command, capture_output=True).returncode == -9
+    (folder,) = Path("killed").iterdir()
+    state = training_state.latest(folder)
+    assert state is not None and state.name == f"training-0000000{2 if left else 4}.safetensors"
+    assert len(list(folder.glob(".*"))) == left
+    assert run("MF", resume="auto", checkpoint_dir="killed")["test"] == whole
+    assert not list(folder.glob(".*"))
+
+
 def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path) -> None:
     """After 7 steps, amid the second epoch: scored as it stands; with more steps allowed, it ends as if never cut."""
     cut = run("CoRA", max_steps=7)
@@ -149,7 +227,7 @@ def test_a_full_disk_leaves_the_state_before(toy: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(path)
 
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"no space left.*training-00000004"):
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match=r"no space left.*training-00000004"):
         patch.setattr(files, "_sync", full)
         run("MF", resume="auto")
     assert run("MF", resume="auto")["test"] == whole["test"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from recbole_cora import processes
 from recbole_cora.errors import LLMError, SettingError, nearest
 from recbole_cora.files import content_key
 from recbole_cora.llm.frozen import FrozenLLM
@@ -61,6 +62,11 @@ def _auto() -> tuple[str, str]:
 def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> FrozenLLM:
     """The frozen LLM of that name; `tiny` is made where it is not in the cache."""
     titles_of(ratings)  # before anything long: a dataset without titles is refused
+    if config["device_map"] and processes.count() > 1:
+        raise SettingError(
+            f"device_map={config['device_map']} spreads one LLM over all GPUs, and each of {processes.count()} "
+            "processes would; use one process, or let each GPU hold the LLM (--quantised=4bit, no --device_map)"
+        )
     show_loading_bars(config["show_progress"] and name != "tiny")
     path = name
     if name == "tiny":

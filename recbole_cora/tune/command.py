@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,17 +13,19 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_cora import metrics, repairs
+from recbole_cora.checkpoint import WEIGHTS
 from recbole_cora.errors import SettingError, nearest
-from recbole_cora.files import write_json
+from recbole_cora.files import held, write_json
 from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.quick_start import run
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
+from recbole_cora.report import METRICS
 from recbole_cora.settings import CoraConfig, parse_arguments
 from recbole_cora.tune.search import search
 from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
-from recbole_cora.tune.trials import read_trials, table, write_trials
+from recbole_cora.tune.trials import ENDED, best_first, read_trials, table, write_trials
 
 HELP = """\
 usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--key=value ...]
@@ -30,7 +35,7 @@ Searches settings (default: learning_rate and weight_decay, properties/space.yam
 best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for `run --config_files=`) and search.png.
 
   --search=random|grid|optuna|hyperopt   default random      --scheduler=none|asha   default none
-  --num_samples=N   trials (grid: rounds), default 8         --jobs=N       trials at once, default 1
+  --num_samples=N   trials (grid: all there are), default 8  --jobs=N       trials at once, default 1
   --out=DIR         default tune/<model>-<dataset>-<time>    --gpus=SHARE   of a GPU for each trial, default 0
   --address=ray://HOST:PORT   a ray cluster; its machines need this folder at the same path
 """
@@ -42,7 +47,12 @@ _OWN: dict[str, Any] = {
 
 
 def tune_command(arguments: list[str]) -> None:
-    """Search, write what was found, print the table and the folder. Raises SettingError."""
+    """Search, write what was found, print the table and the folder.
+
+    Raises:
+        SettingError: what is to be searched cannot be, or no trial has finished.
+        Stopped: Ctrl-C came; what is done is kept.
+    """
     if {"--help", "-h"} & set(arguments):
         print(HELP, end="")
         return
@@ -63,26 +73,49 @@ def tune_command(arguments: list[str]) -> None:
     config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
     prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
     ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
-    page: dict[str, Any] = {**told, "space": list(space), "trials": [], "best": None}
-
-    with tqdm(desc="search", unit="trial", total=len(told["drawn"]) or told["num_samples"]) as bar:
-
-        def on_end() -> None:
-            page["trials"] = read_trials(folder)
-            write_trials(folder, page)
-            values = [trial["best"] for trial in page["trials"] if trial["best"] is not None]
-            bar.set_postfix_str(f"best valid {told['metric']} {max(values):.4f}" if values else "", refresh=False)
-            bar.n = sum(trial["status"] != "running" for trial in page["trials"])
-            bar.refresh()
-
-        search(told, space, folder, on_end, address=own["address"])
-        on_end()
-    finished = [trial for trial in page["trials"] if trial["status"] == "finished" and trial["best"] is not None]
-    if not finished:
-        raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
-    page["best"] = _tested(told, max(finished, key=lambda trial: trial["best"]), folder)
-    write_trials(folder, page)
+    page: dict[str, Any] = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
+    with held(folder) as alone:
+        if not alone:
+            raise SettingError(f"another process is searching in {folder}; wait until it ends")
+        with _shown(page, folder):
+            search(told, space, folder, address=own["address"])
+        best = best_first(page)[0]
+        if best["best"] is None:
+            raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
+        page["best"] = _tested(told, best, folder)
+        write_trials(folder, page)
     print("\n".join(["", *table(page), str(folder)]))
+
+
+@contextmanager
+def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
+    """While it lasts, `page["trials"]` follows what the trials note, on the screen; in files, each time one ends."""
+    done = threading.Event()
+
+    def follow() -> None:
+        written = -1
+        while True:
+            last = done.wait(2.0)
+            page["trials"] = read_trials(folder)
+            ended = sum(trial["status"] in ENDED for trial in page["trials"])
+            if page["trials"] and (last or ended != written):
+                write_trials(folder, page)
+                written = ended
+            if any(trial["best"] is not None for trial in page["trials"]):
+                bar.set_postfix_str(f"best valid {page['metric']} {best_first(page)[0]['best']:.4f}", refresh=False)
+            bar.n = ended
+            bar.refresh()
+            if last:
+                return
+
+    with tqdm(desc="search", unit="trial", total=len(page["drawn"]) or page["num_samples"]) as bar:
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
@@ -107,8 +140,11 @@ def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any],
         raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
     known = own["search"] in ("random", "grid")
     told["drawn"] = draw_all(space, own["search"], own["num_samples"], config["seed"]) if known else {}
-    told |= {"model": model, "dataset": str(dataset), "metric": str(config["valid_metric"]).lower()}
-    return {**told, "fixed": fixed, "seed": config["seed"]}, space
+    metric = str(config["valid_metric"]).lower()
+    if metric not in METRICS:
+        raise SettingError(f"valid_metric is {config['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
+    told |= {"model": model, "dataset": str(dataset), "metric": metric, "bigger": bool(config["valid_metric_bigger"])}
+    return {**told, "fixed": fixed, "seed": config["seed"], "epochs": config["epochs"]}, space
 
 
 def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
@@ -122,7 +158,7 @@ def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
 
 def _tested(told: dict[str, Any], best: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The best trial, loaded and scored on the test rows."""
-    (kept,) = (path.parent for path in (folder / "trials" / best["name"]).glob("*/result.json"))
+    kept = next((folder / "trials" / best["name"]).glob(f"*/{WEIGHTS}")).parent
     options = {**told["fixed"], **best["settings"], "checkpoint": str(kept), "checkpoint_dir": str(folder / "best")}
     result = run(told["model"], told["dataset"], options)
     settings = {**{k: v for k, v in told["fixed"].items() if k not in ("cache_dir", "data_path")}, **best["settings"]}

@@ -1,172 +1,218 @@
 """The search itself, by Ray Tune. The one file that imports ray.
 
-A trial is a run that reports its validation after each evaluation, and never looks at the test rows. It goes on from
-its last saved state where its process was killed. What became of it stands in its own folder: nothing of ray's is read
-again, least of all its pickles. What is frozen is made before the first trial, and read from the
-cache by all of them: prepared data, tokens, CF encoders; an LLM's weights are mapped into memory once.
+A trial is a run that reports its validation after each evaluation, and never looks at the test rows. Where its process
+is killed, another goes on from its last saved state. What became of it stands in its own folder: nothing of ray's is
+read again, least of all its pickles. What is frozen is made before the first trial, and read by all of them from the
+cache: prepared data, tokens, CF encoders; an LLM's weights are mapped into the memory that all trials of a machine
+share.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+import shutil
+import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
-from recbole_cora.errors import CoraError, SettingError, nearest
+from recbole_cora.errors import CoraError, SettingError, Stopped, nearest
+from recbole_cora.files import content_key, write_whole
 from recbole_cora.tune.space import Draw
-from recbole_cora.tune.trials import ENDED, Trial, note_end, read_trials
+from recbole_cora.tune.trials import DONE, ENDED, Trial, note_end, read_trials
 
 SCHEDULERS = ("none", "asha")
-#: A process that was killed is replaced this often; what a run itself says is wrong is not tried again.
+#: A trial's process that was killed is replaced this often; what a run itself says is wrong is not tried again.
 _LIVES = 2
 
 
-def search(
-    told: dict[str, Any],
-    space: dict[str, Draw],
-    folder: Path,
-    on_end: Callable[[], None],
-    *,
-    address: str | None = None,
-) -> None:
-    """Run the trials that have not ended; each leaves `trials/<name>/trial.json` (see `trials.read_trials`).
+def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, address: str | None = None) -> None:
+    """Run the trials that are not done; each leaves `trials/<name>/trial.json` (see `trials.read_trials`).
+
 
     Args:
-        told: model, dataset, metric, `fixed` settings, search, scheduler, num_samples, jobs, gpus, seed; and where all
-            are known beforehand, `drawn`: the settings of each trial by its name.
+        told: model, dataset, metric, bigger, epochs, `fixed` settings, search, scheduler, num_samples, jobs, gpus,
+            seed; and where all are known beforehand, `drawn`: the settings of each trial by its name.
         folder: an absolute path.
-        on_end: called whenever a trial has ended.
         address: of a ray cluster; None: this machine.
 
     Raises:
-        SettingError: ray or a searcher is not installed, or an unknown search or scheduler.
+        SettingError: ray or a searcher is not installed, an unknown scheduler, or no cluster at the address.
+        Stopped: Ctrl-C or SIGTERM came; the trials that were running keep that status.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     try:
         import ray
-        from ray import air, tune
     except ImportError:
         raise SettingError("a search needs ray; install it: pip install 'recbole-cora[tune]'") from None
-    ended = {trial["name"]: trial for trial in read_trials(folder) if trial["status"] in ENDED}
-    if told["drawn"]:
-        waiting = [{"name": name, **own} for name, own in told["drawn"].items() if name not in ended]
-        drawn: dict[str, Any] = {"trial": tune.grid_search(waiting)}
-        rounds = 1 if waiting else 0
-    else:
-        drawn = {
-            key: getattr(tune, d.kind)(*([d.values] if d.kind == "choice" else d.values)) for key, d in space.items()
-        }
-        rounds = told["num_samples"] - len(ended)
-    if not rounds:
+    known = read_trials(folder)
+    begun = {trial["name"]: trial["settings"] for trial in known}
+    done = {trial["name"] for trial in known if trial["status"] in DONE}
+    waiting = {name: own for name, own in (told["drawn"] or begun).items() if name not in done}
+    rounds = 0 if told["drawn"] else told["num_samples"] - len(begun)
+    if not waiting and rounds <= 0:
         return
-    searcher, scheduler = _searcher(told, list(ended.values())), _scheduler(told["scheduler"])
+    _check(told)
     cpus = max(1, (os.cpu_count() or 1) // told["jobs"])
-    ray.init(
-        address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        **({} if address else {"num_cpus": told["jobs"] * cpus}),
-    )  # fmt: skip
+    local = {} if address else {"num_cpus": told["jobs"] * cpus}
     try:
-        trainable = tune.with_parameters(trial, told=told, folder=str(folder))
-        grid = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": cpus, "gpu": told["gpus"]}),
-            param_space=drawn,
-            tune_config=tune.TuneConfig(
-                metric=told["metric"], mode="max", num_samples=rounds, search_alg=searcher, scheduler=scheduler,
-                max_concurrent_trials=told["jobs"], reuse_actors=True,
-            ),
-            run_config=air.RunConfig(
-                name="search", storage_path=str(folder / "ray"), verbose=0, callbacks=[_watch(on_end)],
-                failure_config=air.FailureConfig(max_failures=_LIVES),
-            ),
-        ).fit()  # fmt: skip
-        for each in grid._experiment_analysis.trials or ():
-            own, name = _named(each.config, each.trial_id)
-            died = each.status == "ERROR"
-            if died or told["scheduler"] != "none":
-                note_end(folder, name, own, *(("failed", "its process died") if died else ("stopped early", "")))
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local)
+    except (ConnectionError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SettingError(f"no ray cluster answers at {address}: {why}; start one by `ray start --head`") from None
+    asked = _term_as_interrupt()
+    try:
+        given = {"trial": [{"name": name, **own} for name, own in waiting.items()]}
+        whole = not waiting or _fit(told, given, 1, folder, cpus)
+        whole = whole and (rounds <= 0 or _fit(told, space, rounds, folder, cpus))
+    except KeyboardInterrupt:
+        whole = False
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    if not whole:
+        ended = sum(trial["status"] in ENDED for trial in read_trials(folder))
+        raise Stopped(f"{ended} trials have ended; tune --resume={folder} goes on", asked[-1])
+
+
+def _term_as_interrupt() -> list[int]:
+    """SIGTERM ends ray's search as Ctrl-C does. Returns a list of the signals so far, with Ctrl-C before them all."""
+    asked = [int(signal.SIGINT)]
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, ask)  # after ray.init, which sets its own
+    return asked
+
+
+def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path, cpus: int) -> bool:
+    """Ray's own search: over given trials, or over draws that a searcher makes. Returns whether all have ended."""
+    from ray import air, tune
+
+    given = "trial" in space
+    trainable = tune.with_parameters(trial, told=told, folder=str(folder))
+    grid = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cpus, "gpu": told["gpus"]}),
+        param_space={key: tune.grid_search(draw) if given else _domain(draw) for key, draw in space.items()},
+        tune_config=tune.TuneConfig(
+            metric=told["metric"], mode="max" if told["bigger"] else "min", num_samples=rounds,
+            search_alg=None if given else _searcher(told, read_trials(folder)), scheduler=_scheduler(told),
+            max_concurrent_trials=told["jobs"], reuse_actors=True,
+        ),
+        run_config=air.RunConfig(
+            name="search", storage_path=str(folder / "ray"), verbose=0, callbacks=[_watch(folder)],
+            failure_config=air.FailureConfig(max_failures=_LIVES),
+        ),
+    ).fit()  # fmt: skip
+    # Where it was ended by Ctrl-C, ray calls what was running terminated.
+    running = any(trial["status"] == "running" for trial in read_trials(folder))
+    return not running and grid.num_terminated + grid.num_errors == (len(space["trial"]) if given else rounds)
 
 
 def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     """One run in a process of ray's."""
+    import torch
     from ray.air import session
 
     from recbole_cora.microbatches import is_out_of_memory
     from recbole_cora.quick_start import run
 
     os.chdir(folder)  # ray moves its workers elsewhere; data and caches are here
-    own, name = _named(settings, session.get_trial_id())
-    noted = Trial(Path(folder), name, own)
+    name, own = _named(settings)
+    noted = Trial(Path(folder), name, own, told["bigger"])
 
-    def report(result: dict[str, float]) -> None:
-        noted.evaluated(result[told["metric"]])
-        session.report({told["metric"]: result[told["metric"]]})
+    def report(epoch: int, result: dict[str, float | None]) -> None:
+        value = result[told["metric"]]
+        assert value is not None  # the trainer says so
+        noted.evaluated(epoch, value)
+        session.report({told["metric"]: value, "epoch": epoch})
 
     options = {**told["fixed"], **own, "checkpoint_dir": str(noted.folder), "show_progress": False, "resume": "auto"}
     try:
         result = run(told["model"], told["dataset"], options, on_valid=report, test=False)
-        noted.finished(result["valid"][told["metric"]])
-    except Exception as error:  # noted, not raised, where trying again would not mend it
+        if "valid" in result:  # training had nothing to report
+            report(len(result["curve"]), result["valid"])
+        noted.finished()
+    except Exception as error:  # noted, not raised: the other trials go on, and it would only end so again
         if isinstance(error, CoraError):
             noted.failed(str(error).splitlines()[0])
         elif is_out_of_memory(error):
             noted.failed("out of memory")
         else:
-            noted.failed(f"{type(error).__name__}: {error}")
-            raise
-        session.report({told["metric"]: float("-inf")})  # ray wants a last word, and a searcher is to stay away
+            text = traceback.format_exc()
+            write_whole(noted.folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
+            noted.failed(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}; see error.txt")
+        # Ray wants a last word, and a searcher is to stay away from here.
+        session.report({told["metric"]: float("-inf" if told["bigger"] else "inf"), "epoch": 0})
+    finally:
+        gc.collect()  # the next trial of this process brings an LLM of its own
+        torch.cuda.empty_cache()
 
 
-def _named(settings: dict[str, Any], number: str) -> tuple[dict[str, Any], str]:
-    """A trial's settings and name: drawn beforehand, or by ray's searcher."""
+def _named(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A trial's name and settings: given, or drawn by a searcher and named by what was drawn."""
     if "trial" in settings:
         own = dict(settings["trial"])
-        return own, own.pop("name")
-    return dict(settings), f"trial-{number}"
+        return own.pop("name"), own
+    return f"trial-{content_key(settings)}", dict(settings)
 
 
-def _watch(on_end: Callable[[], None]) -> Any:
-    """A callback of ray's that tells when a trial has ended."""
+def _watch(folder: Path) -> Any:
+    """A callback of ray's that notes the ends which a trial does not see itself."""
     from ray.tune import Callback
 
     class Watch(Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_end()
+            note_end(folder, *_named(trial.config), "stopped early")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_end()
+            note_end(folder, *_named(trial.config), "failed", f"its process died {_LIVES + 1} times")
 
     return Watch()
 
 
-def _searcher(told: dict[str, Any], ended: list[dict[str, Any]]) -> Any:
-    """A searcher that learns from trial to trial, also those that have ended; None where all are drawn beforehand."""
-    kind, seed = told["search"], told["seed"]
-    known = [trial for trial in ended if trial["best"] is not None]
-    points = [trial["settings"] for trial in known] or None
+def _domain(draw: Draw) -> Any:
+    """A draw in ray's terms."""
+    from ray import tune
+
+    return getattr(tune, draw.kind)(*([draw.values] if draw.kind == "choice" else draw.values))
+
+
+def _searcher(told: dict[str, Any], known: list[dict[str, Any]]) -> Any:
+    """A searcher that learns from trial to trial; optuna also from those that are known."""
+    seed = told["seed"] + len(known)  # gone on with, it is not to draw the same again
     try:
-        if kind == "optuna":
+        if told["search"] == "optuna":
             from ray.tune.search.optuna import OptunaSearch
 
-            rewards = [trial["best"] for trial in known] or None
-            return OptunaSearch(seed=seed, points_to_evaluate=points, evaluated_rewards=rewards)
-        if kind == "hyperopt":
-            from ray.tune.search.hyperopt import HyperOptSearch
+            known = [trial for trial in known if trial["best"] is not None]
+            points, rewards = [trial["settings"] for trial in known], [trial["best"] for trial in known]
+            return OptunaSearch(seed=seed, points_to_evaluate=points or None, evaluated_rewards=rewards or None)
+        from ray.tune.search.hyperopt import HyperOptSearch
 
-            return HyperOptSearch(random_state_seed=seed)
+        return HyperOptSearch(random_state_seed=seed)
     except (ImportError, AssertionError):
-        raise SettingError(f"--search={kind} needs {kind}; install it: pip install {kind}") from None
-    return None
+        raise SettingError(f"--search={told['search']} needs it: pip install {told['search']}") from None
 
 
-def _scheduler(kind: str) -> Any:
-    if kind not in SCHEDULERS:
-        known = ", ".join(SCHEDULERS)
-        raise SettingError(f"scheduler is '{kind}'{nearest(str(kind), SCHEDULERS)}; expected one of {known}")
-    if kind == "none":
+def _scheduler(told: dict[str, Any]) -> Any:
+    if told["scheduler"] == "none":
         return None
     from ray.tune.schedulers import ASHAScheduler
 
-    return ASHAScheduler(grace_period=1, reduction_factor=3)
+    # A trial ends by itself after its epochs; what ends at max_t would count as stopped.
+    return ASHAScheduler(time_attr="epoch", max_t=told["epochs"] + 1, grace_period=1, reduction_factor=3)
+
+
+def _check(told: dict[str, Any]) -> None:
+    """Before ray is started: a known scheduler, an installed searcher."""
+    kind = told["scheduler"]
+    if kind not in SCHEDULERS:
+        known = ", ".join(SCHEDULERS)
+        raise SettingError(f"--scheduler is '{kind}'{nearest(str(kind), SCHEDULERS)}; expected one of {known}")
+    if not told["drawn"]:
+        _searcher(told, [])

@@ -58,11 +58,11 @@ def _draw(file: Path, key: str, entry: Any) -> Draw:
     return Draw(kind, values)
 
 
-def draw_all(space: dict[str, Draw], search: str, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The settings of every trial, by its name, where none depends on another's outcome.
+def draw_all(space: dict[str, Draw], search: str, count: int, seed: int) -> dict[str, dict[str, Any]]:
+    """The settings of every trial, by its name, where none depends on another's outcome. No two are alike.
 
     Args:
-        search: "grid": every combination of choices, `rounds` times; "random": `rounds` draws.
+        search: "grid": every combination of choices; "random": `count` draws, or fewer where there are no more.
 
     Raises:
         SettingError: a grid of something else than choices.
@@ -71,10 +71,14 @@ def draw_all(space: dict[str, Draw], search: str, rounds: int, seed: int) -> dic
         for key, draw in space.items():
             if draw.kind != "choice":
                 raise SettingError(f"--search=grid takes choices; {key} is drawn by {draw.kind}")
-        rows = list(itertools.product(*(draw.values for draw in space.values()))) * rounds
+        rows = list(itertools.product(*(draw.values for draw in space.values())))
     else:
         random = np.random.default_rng(seed)
-        rows = [tuple(_one(draw, random) for draw in space.values()) for _ in range(rounds)]
+        rows = []
+        for _ in range(100 * count):
+            row = tuple(_one(draw, random) for draw in space.values())
+            if row not in rows and len(rows) < count:
+                rows.append(row)
     return {f"trial-{n:03d}": dict(zip(space, row, strict=True)) for n, row in enumerate(rows, start=1)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,36 +13,38 @@ import yaml
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_json, write_whole
 
-ENDED = ("finished", "failed", "stopped early")
+#: Of these a search that is gone on with runs the failed ones again, as memory or a machine may be there now.
+DONE = ("finished", "stopped early")
+ENDED = (*DONE, "failed")
 _NOTE = "trial.json"
 
 
 class Trial:
-    """A trial's own note of what becomes of it: `trials/<name>/trial.json`, written whole after each change."""
+    """A trial's own note of what becomes of it: `trials/<name>/trial.json`, written whole after each change.
 
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+    Args:
+        folder: of the search.
+        bigger: whether more is better in what is evaluated.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any], bigger: bool) -> None:
         self.folder = folder / "trials" / name
-        self._begun = perf_counter()
-        before = _note(self.folder)  # of a process that was killed
-        self._seconds = before["seconds"] if before else 0.0
-        self._note: dict[str, Any] = {
-            "name": name,
-            "status": "running",
-            "why": "",
-            "settings": settings,
-            "best": None,
-            "evaluations": [],
-        }
-
-    def evaluated(self, value: float) -> None:
-        """After each evaluation on the valid rows."""
-        self._note["evaluations"].append(value)
-        self._note["best"] = max(self._note["evaluations"])
+        self._bigger = bigger
+        self._note = _note(self.folder) or _new(name, settings)  # of a process that was killed
+        self._note |= {"status": "running", "why": "", "process": os.getpid()}
+        self._begun = perf_counter() - self._note["seconds"]
         self._write()
 
-    def finished(self, best: float) -> None:
-        """At its end, with what its best weights reach on all valid rows."""
-        self._note |= {"status": "finished", "best": best}
+    def evaluated(self, epoch: int, value: float) -> None:
+        """After each evaluation on the valid rows; one that was made before the process was killed is made again."""
+        before = [entry for entry in self._note["evaluations"] if entry[0] < epoch]
+        self._note["evaluations"] = [*before, [epoch, value]]
+        self._note["best"] = (max if self._bigger else min)(entry[1] for entry in self._note["evaluations"])
+        self._write()
+
+    def finished(self) -> None:
+        """At its end."""
+        self._note["status"] = "finished"
         self._write()
 
     def failed(self, why: str) -> None:
@@ -51,7 +53,7 @@ class Trial:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / _NOTE, {**self._note, "seconds": self._seconds + perf_counter() - self._begun})
+        write_json(self.folder / _NOTE, {**self._note, "seconds": round(perf_counter() - self._begun, 2)})
 
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
@@ -60,20 +62,20 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
     return [note for note in notes if note is not None]
 
 
-def note_end(folder: Path, name: str, settings: dict[str, Any], status: str, why: str) -> None:
+def note_end(folder: Path, name: str, settings: dict[str, Any], status: str, why: str = "") -> None:
     """Of a trial that did not write its own end."""
     own = folder / "trials" / name
-    note = _note(own) or {
-        "name": name,
-        "settings": settings,
-        "best": None,
-        "evaluations": [],
-        "seconds": 0.0,
-        "why": "",
-    }
-    if note.get("status") not in ENDED:
+    note = _note(own) or _new(name, settings)
+    if note["status"] not in ENDED:
         best = None if status == "failed" else note["best"]
-        write_json(own / _NOTE, {**note, "status": status, "why": note["why"] or why, "best": best})
+        write_json(own / _NOTE, {**note, "status": status, "why": why, "best": best})
+
+
+def _new(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name, "status": "running", "why": "", "settings": settings, "best": None, "evaluations": [],
+        "seconds": 0.0,
+    }  # fmt: skip
 
 
 def _note(folder: Path) -> dict[str, Any] | None:
@@ -84,12 +86,18 @@ def _note(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def best_first(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials, those without a value last."""
+    sign = -1 if told["bigger"] else 1
+    return sorted(told["trials"], key=lambda trial: (trial["best"] is None, sign * (trial["best"] or 0.0)))
+
+
 def write_trials(folder: Path, told: dict[str, Any]) -> None:
     """Write them all.
 
     Args:
-        told: `metric`, `space`, `trials` (each: name, status, why, settings, best, evaluations [values], seconds), and
-            once there is one, `best` (name, settings, valid, test).
+        told: `metric`, `bigger`, `space`, `trials` (each: name, status, why, settings, best, evaluations [epoch,
+            value], seconds, process), and once there is one, `best` (name, settings, valid, test).
     """
     write_json(folder / "trials.json", told)
     page = "\n".join(table(told)) + "\n"
@@ -106,8 +114,7 @@ def table(told: dict[str, Any]) -> list[str]:
     keys = list(told["space"])
     lines = [f"| trial | {' | '.join(keys)} | valid {told['metric']} | evaluations | seconds | status |"]
     lines.append("|---" * (len(keys) + 5) + "|")
-    ordered = sorted(told["trials"], key=lambda t: -math.inf if t["best"] is None else t["best"], reverse=True)
-    for trial in ordered:
+    for trial in best_first(told):
         values = " | ".join(_short(trial["settings"].get(key)) for key in keys)
         best = "" if trial["best"] is None else f"{trial['best']:.4f}"
         status = trial["status"] + (f": {trial['why']}" if trial["why"] else "")
@@ -126,7 +133,7 @@ def _short(value: Any) -> str:
 
 
 def _picture(path: Path, told: dict[str, Any]) -> None:
-    """Left: each trial over its evaluations. Right: what became of each value of each searched setting."""
+    """Left: each trial over its epochs. Right: what became of each value of each searched setting."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -138,13 +145,14 @@ def _picture(path: Path, told: dict[str, Any]) -> None:
     axes = figure.subplots(1, 1 + len(keys), squeeze=False)[0]
     trials = [trial for trial in told["trials"] if trial["evaluations"]]
     for trial in trials:
-        axes[0].plot(range(1, len(trial["evaluations"]) + 1), trial["evaluations"], marker=".", alpha=0.7)
-    axes[0].set(xlabel="evaluation", ylabel=f"valid {told['metric']}", title=f"{told['model']} on {told['dataset']}")
+        axes[0].plot(*zip(*trial["evaluations"], strict=True), marker=".", alpha=0.7)
+    axes[0].set(xlabel="epoch", ylabel=f"valid {told['metric']}", title=f"{told['model']} on {told['dataset']}")
+    reached = [trial for trial in trials if trial["best"] is not None]
     for axis, key in zip(axes[1:], keys, strict=True):
-        values = [trial["settings"][key] for trial in trials]
+        values = [trial["settings"][key] for trial in reached]
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        axis.scatter(values if numbers else [str(value) for value in values], [trial["best"] for trial in trials])
-        if numbers and min(values) > 0 and max(values) / min(values) > 20:
+        axis.scatter(values if numbers else [str(value) for value in values], [trial["best"] for trial in reached])
+        if values and numbers and min(values) > 0 and max(values) / min(values) > 20:
             axis.set_xscale("log")
         axis.set(xlabel=key, ylabel=f"best valid {told['metric']}")
     figure.savefig(path, format="png", dpi=120)
