@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_cora import checkpoint, processes, training_state
+from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
@@ -97,6 +98,7 @@ class Stage:
             on_valid: called after each evaluation with the number of epochs so far and the valid metrics.
 
         Raises:
+            DataError: the valid rows do not determine the metric that early stopping goes by.
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
         """
         started = perf_counter()
@@ -104,6 +106,13 @@ class Stage:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
             return
+        metric = str(config["valid_metric"]).lower()
+        constant = self.metrics("valid", np.zeros(len(self.ratings.rows("valid"))))
+        if constant.get(metric, 0.0) is None:
+            raise DataError(
+                f"{metric} is not defined on the {len(self.ratings.rows('valid'))} valid rows: they lack liked or not "
+                "liked ones (UAUC: a user with both); use other rows, or another --valid_metric"
+            )
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:

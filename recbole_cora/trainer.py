@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError, Stopped
+from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped
 from recbole_cora.metrics import UserCollector
 from recbole_cora.microbatches import MicroBatches
 from recbole_cora.rows_dataset import ROW
@@ -186,6 +186,8 @@ class _OurTrainer(Trainer):
     def _save_state(self, in_epoch: int) -> None:
         if not self._resumable or self._batches is None:
             return
+        if any(not torch.isfinite(tensor).all() for tensor in checkpoint.trained_state(self.model).values()):
+            raise self._diverged("weights became nan or infinite")  # not what to go on from
         schedule = getattr(self, "_schedule", None)
         drawn = training_state.random_states()
         state = {
@@ -224,10 +226,7 @@ class _OurTrainer(Trainer):
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         score, result = super()._valid_epoch(valid_data)
         if math.isnan(score):
-            raise DataError(
-                f"{self.valid_metric} is not defined on the valid rows (they lack a class, or UAUC a user with both); "
-                "choose another --valid_metric"
-            )
+            raise self._diverged(f"valid {self.valid_metric} became nan, as scores overflow,")
         self._bar.set_postfix_str(f"valid {self.valid_metric} {score:.4f}", refresh=False)
         found = {name: None if math.isnan(value) else value for name, value in result.items()}
         self.curve[-1] |= found
@@ -240,13 +239,16 @@ class _OurTrainer(Trainer):
             total, steps = self._losses
             self._losses = (total + loss.item(), steps + 1)
             return
+        raise self._diverged(f"training loss became {loss.item()}")
+
+    def _diverged(self, what: str) -> CoraError:
         batch = self._batches.current.interaction if self._batches is not None else {}
         rows = batch[ROW].tolist() if ROW in batch else []
         good = training_state.latest(self._folder)
-        raise CoraError(
-            f"the training loss became {loss.item()} in step {self._step} (epoch {self._epoch}), on {len(rows)} rows "
-            f"beginning with {', '.join(map(str, rows[:5]))}; lower --learning_rate (now "
-            f"{self.config['learning_rate']}); the last good state: {good or 'none was saved yet'}"
+        return CoraError(
+            f"the {what} in step {self._step} (epoch {self._epoch}), on {len(rows)} rows beginning with "
+            f"{', '.join(map(str, rows[:5]))}; lower --learning_rate (now {self.config['learning_rate']}); the last "
+            f"good state: {good or 'none was saved yet'}"
         )
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:

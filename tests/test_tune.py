@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,13 +18,14 @@ import yaml
 import recbole_cora
 from recbole_cora import cli
 from recbole_cora.errors import SettingError
-from recbole_cora.tune.space import Draw, read_space
+from recbole_cora.tune.space import Draw, draw_all, read_space
+from recbole_cora.tune.trials import DONE
 
 pytest.importorskip("ray")
 
 SPACE = """
 learning_rate: {choice: [0.01, 1.0e+30]}
-embedding_size: {choice: [8, 100000000000]}
+embedding_size: {choice: [8, 9, 10, 100000000000, -1]}
 """
 
 
@@ -67,33 +70,93 @@ def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], ar
     assert says in said and said.count("\n") == 1
 
 
+def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:
+    """A grid is all there are; random draws are as many as wanted, or as there are."""
+    space = {"a": Draw("choice", [1, 2, 3]), "b": Draw("choice", [1, 2])}
+    assert len(draw_all(space, "grid", 99, 0)) == 6
+    for wanted, there in ((4, 4), (99, 6)):
+        drawn = list(draw_all(space, "random", wanted, 0).values())
+        assert len(drawn) == there and all(one not in drawn[:n] for n, one in enumerate(drawn))
+    assert draw_all(space, "random", 4, 0) == draw_all(space, "random", 4, 0)
+
+
+COMMAND = [sys.executable, "-m", "recbole_cora.cli", "tune"]
+
+
+def begun(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A search of its own process."""
+    fixed = ["--dataset=toy", "--space=space.yaml", "--seed=3", "--show_progress=False", f"--out={out}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*COMMAND, *fixed, *arguments], **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def notes(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in out.glob("trials/*/trial.json")]
+
+
 def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
-    """Of four trials one is sound, one's loss is no number, two want more memory than there is: each in the table with
-    its reason. The driver is killed after the first has ended; gone on with, that one is not run again. The winner's
-    test scores are those of a run with its settings; no trial has scored a test row."""
+    """Of ten trials two are sound; one's process is killed once, another's each time; one raises; others' loss is no
+    number, or they want more memory than there is: each in the table, with its reason. The driver is killed after the
+    first has ended; gone on with, that one is not run again. The winner's test scores are those of a run with its
+    settings, the killed trial's curve is that of one left alone, and no trial has scored a test row."""
     Path("space.yaml").write_text(SPACE, encoding="utf-8")
     out = Path("found").resolve()
-    command = [sys.executable, "-m", "recbole_cora.cli", "tune"]
-    begin = ["--model=MF", "--dataset=toy", "--space=space.yaml", "--search=grid", "--num_samples=1", "--epochs=2",
-             "--seed=3", f"--out={out}"]  # fmt: skip
-    driver = subprocess.Popen([*command, *begin], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = begun(out, "--model=MF", "--search=grid", "--epochs=150", "--stopping_step=150")
     while not (ended := list(out.glob("trials/*/*/result.json"))) and driver.poll() is None:
         time.sleep(0.1)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    driver.kill()
+    driver.communicate()
     assert len(ended) == 1
     stamp = ended[0].stat().st_mtime_ns
-    done = subprocess.run([*command, f"--resume={out}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    again = subprocess.Popen([*COMMAND, f"--resume={out}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed: dict[int, set[int]] = {9: set(), 10: set()}
+    while again.poll() is None:
+        for note in notes(out):
+            rate, size = note["settings"].values()
+            hunted = rate == 0.01 and size in killed and len(killed[size]) < {9: 3, 10: 1}[size]
+            if hunted and note["status"] == "running" and note["evaluations"] and note["process"] not in killed[size]:
+                killed[size].add(note["process"])
+                with suppress(ProcessLookupError):
+                    os.kill(note["process"], signal.SIGKILL)
+        time.sleep(0.02)
+    said, complained = again.communicate()
+    assert again.returncode == 0, complained[-2000:]
     told = json.loads((out / "trials.json").read_text())
     by_settings = {(t["settings"]["learning_rate"], t["settings"]["embedding_size"]): t for t in told["trials"]}
-    assert len(by_settings) == 4
-    assert by_settings[0.01, 8]["status"] == "finished"
-    assert "became nan" in by_settings[1e30, 8]["why"]
+    assert len(by_settings) == 10
+    assert by_settings[0.01, 8]["status"] == by_settings[0.01, 10]["status"] == "finished"
+    assert by_settings[0.01, 9]["why"] == "its process died 3 times"
+    assert "RuntimeError" in by_settings[0.01, -1]["why"]
+    assert all("became nan" in by_settings[1e30, size]["why"] for size in (8, 9, 10))
     assert by_settings[0.01, 10**11]["why"] == by_settings[1e30, 10**11]["why"] == "out of memory"
-    assert ended[0].stat().st_mtime_ns == stamp and len(list(out.glob("trials/*/*/result.json"))) == 1
-    assert "test" not in json.loads(ended[0].read_text())
+    assert ended[0].stat().st_mtime_ns == stamp and "test" not in json.loads(ended[0].read_text())
     best = yaml.safe_load((out / "best.yaml").read_text())
     alone = recbole_cora.run(options={"show_progress": False}, config_files=[str(out / "best.yaml")])
     assert alone["test"] == told["best"]["test"] and best["learning_rate"] == 0.01
-    assert (out / "search.png").read_bytes().startswith(b"\x89PNG") and "out of memory" in done.stdout
+    options = {"show_progress": False, "embedding_size": 10}
+    whole = recbole_cora.run(options=options, config_files=[str(out / "best.yaml")])
+    assert by_settings[0.01, 10]["evaluations"] == [[epoch["epoch"], epoch["auc"]] for epoch in whole["curve"]]
+    assert (out / "search.png").read_bytes().startswith(b"\x89PNG") and "out of memory" in said
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "hyperopt"])
+def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path, searcher: str) -> None:
+    """With trials stopped early by ASHA, on a model of RecBole's: as many as wanted, none that is done run again."""
+    pytest.importorskip(searcher)
+    Path("space.yaml").write_text("learning_rate: {loguniform: [0.0001, 0.1]}", encoding="utf-8")
+    out = Path("found").resolve()
+    arguments = ["--model=BPR", f"--search={searcher}", "--scheduler=asha", "--num_samples=6", "--epochs=60"]
+    driver = begun(out, *arguments, "--stopping_step=60")
+    while driver.poll() is None and sum(note["status"] != "running" for note in notes(out)) < 2:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate()[1].splitlines()[-1]
+    assert driver.returncode == 130 and "goes on" in said
+    done = {note["name"]: note for note in notes(out) if note["status"] in DONE}
+    assert len(done) >= 2
+    again = subprocess.run([*COMMAND, f"--resume={out}"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    found = {note["name"]: note for note in notes(out)}
+    assert len(found) == 6 and {note["status"] for note in found.values()} <= set(DONE)
+    assert all(found[name] == note for name, note in done.items())
+    assert "stopped early" in again.stdout and "On the test rows, scored once" in again.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,14 +36,15 @@ Searches settings (default: learning_rate and weight_decay, properties/space.yam
 best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for `run --config_files=`) and search.png.
 
   --search=random|grid|optuna|hyperopt   default random      --scheduler=none|asha   default none
-  --num_samples=N   trials (grid: all there are), default 8  --jobs=N       trials at once, default 1
-  --out=DIR         default tune/<model>-<dataset>-<time>    --gpus=SHARE   of a GPU for each trial, default 0
-  --address=ray://HOST:PORT   a ray cluster; its machines need this folder at the same path
+  --num_samples=N   trials (grid: all there are), default 8  --jobs=N    trials at once, default 1
+  --out=DIR         default tune/<model>-<dataset>-<time>    --cpus=N    of each trial, default: all, shared by the jobs
+  --space=FILE      what is searched, a YAML                 --gpus=X    of each trial, such as 1 or 0.5, default 0
+  --address=ray://HOST:10001   a ray cluster; its machines need the packages, and this folder at the same path
 """
 
 _OWN: dict[str, Any] = {
-    "space": None, "search": "random", "scheduler": "none", "num_samples": 8, "jobs": 1, "gpus": 0, "address": None,
-    "out": None, "resume": None,
+    "space": None, "search": "random", "scheduler": "none", "num_samples": 8, "jobs": 1, "cpus": None, "gpus": 0,
+    "address": None, "out": None, "resume": None,
 }  # fmt: skip
 
 
@@ -61,12 +63,12 @@ def tune_command(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     own = {key: options.pop(key, default) for key, default in _OWN.items()}
     if own["resume"]:
-        folder = Path(own["resume"]).resolve()
+        folder = Path(str(own["resume"])).resolve()
         told, space = _begun(folder)
     else:
         told, space = _told(own, options)
         name = f"{told['model']}-{told['dataset']}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = Path(own["out"] or f"tune/{name}").resolve()
+        folder = Path(str(own["out"] or f"tune/{name}")).resolve()
         if (folder / "tune.json").exists():
             raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
         write_json(folder / "tune.json", {**told, "space": {key: [d.kind, d.values] for key, d in space.items()}})
@@ -79,10 +81,11 @@ def tune_command(arguments: list[str]) -> None:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
         with _shown(page, folder):
             search(told, space, folder, address=own["address"])
-        best = best_first(page)[0]
-        if best["best"] is None:
+        reached = ((trial, _weights(folder, trial)) for trial in best_first(page) if trial["best"] is not None)
+        best, kept = next((pair for pair in reached if pair[1]), (None, None))
+        if best is None or kept is None:
             raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
-        page["best"] = _tested(told, best, folder)
+        page["best"] = _tested(told, best, kept, folder)
         write_trials(folder, page)
     print("\n".join(["", *table(page), str(folder)]))
 
@@ -123,9 +126,13 @@ def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any],
     model, dataset = options.pop("model", None), options.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    for key in ("num_samples", "jobs"):
+    for key in ("num_samples", "jobs", "cpus"):
+        if key == "cpus" and own[key] is None:
+            own[key] = max(1, (os.cpu_count() or 1) // own["jobs"])
         if not isinstance(own[key], int) or own[key] < 1:
             raise SettingError(f"--{key} is {own[key]!r}; expected a whole number of at least 1")
+    if not isinstance(own["gpus"], (int, float)) or own["gpus"] < 0:
+        raise SettingError(f"--gpus is {own['gpus']!r}; expected a number such as 0, 0.5 or 1")
     space = read_space(own["space"])
     config = CoraConfig(model_class(model), str(dataset), options)
     for key in space:
@@ -134,7 +141,7 @@ def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any],
     fixed = {"cache_dir": str(Path(config["cache_dir"]).resolve()), **options}
     if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
         fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
-    told = {key: own[key] for key in ("search", "scheduler", "num_samples", "jobs", "gpus")}
+    told = {key: own[key] for key in ("search", "scheduler", "num_samples", "jobs", "cpus", "gpus")}
     if own["search"] not in SEARCHES:
         near = nearest(str(own["search"]), SEARCHES)
         raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
@@ -156,10 +163,14 @@ def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
     return told, space
 
 
-def _tested(told: dict[str, Any], best: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The best trial, loaded and scored on the test rows."""
-    kept = next((folder / "trials" / best["name"]).glob(f"*/{WEIGHTS}")).parent
-    options = {**told["fixed"], **best["settings"], "checkpoint": str(kept), "checkpoint_dir": str(folder / "best")}
-    result = run(told["model"], told["dataset"], options)
+def _weights(folder: Path, trial: dict[str, Any]) -> Path | None:
+    """The folder of a trial's best weights; None where it was stopped before it kept any."""
+    return next((path.parent for path in (folder / "trials" / trial["name"]).glob(f"*/{WEIGHTS}")), None)
+
+
+def _tested(told: dict[str, Any], best: dict[str, Any], kept: Path, folder: Path) -> dict[str, Any]:
+    """The best trial, its weights loaded, scored on the valid and test rows."""
+    own = {"checkpoint": str(kept), "checkpoint_dir": str(folder / "best"), "references": False}
+    result = run(told["model"], told["dataset"], {**told["fixed"], **best["settings"], **own})
     settings = {**{k: v for k, v in told["fixed"].items() if k not in ("cache_dir", "data_path")}, **best["settings"]}
     return {"name": best["name"], "settings": settings, "valid": result["valid"], "test": result["test"]}

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
 
 
     Args:
-        told: model, dataset, metric, bigger, epochs, `fixed` settings, search, scheduler, num_samples, jobs, gpus,
-            seed; and where all are known beforehand, `drawn`: the settings of each trial by its name.
+        told: model, dataset, metric, bigger, epochs, `fixed` settings, search, scheduler, num_samples, jobs, cpus,
+            gpus, seed; and where all are known beforehand, `drawn`: the settings of each trial by its name.
         folder: an absolute path.
         address: of a ray cluster; None: this machine.
 
@@ -42,6 +43,7 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
         Stopped: Ctrl-C or SIGTERM came; the trials that were running keep that status.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # ray 2.6.3 needs it; see pyproject.toml
     try:
         import ray
     except ImportError:
@@ -54,8 +56,7 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
     if not waiting and rounds <= 0:
         return
     _check(told)
-    cpus = max(1, (os.cpu_count() or 1) // told["jobs"])
-    local = {} if address else {"num_cpus": told["jobs"] * cpus}
+    local = {} if address else {"num_cpus": told["jobs"] * told["cpus"]}
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, ValueError) as error:
@@ -64,8 +65,8 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
     asked = _term_as_interrupt()
     try:
         given = {"trial": [{"name": name, **own} for name, own in waiting.items()]}
-        whole = not waiting or _fit(told, given, 1, folder, cpus)
-        whole = whole and (rounds <= 0 or _fit(told, space, rounds, folder, cpus))
+        whole = not waiting or _fit(told, given, 1, folder)
+        whole = whole and (rounds <= 0 or _fit(told, space, rounds, folder))
     except KeyboardInterrupt:
         whole = False
     finally:
@@ -89,14 +90,14 @@ def _term_as_interrupt() -> list[int]:
     return asked
 
 
-def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path, cpus: int) -> bool:
+def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path) -> bool:
     """Ray's own search: over given trials, or over draws that a searcher makes. Returns whether all have ended."""
     from ray import air, tune
 
     given = "trial" in space
     trainable = tune.with_parameters(trial, told=told, folder=str(folder))
     grid = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpus, "gpu": told["gpus"]}),
+        tune.with_resources(trainable, {"cpu": told["cpus"], "gpu": told["gpus"]}),
         param_space={key: tune.grid_search(draw) if given else _domain(draw) for key, draw in space.items()},
         tune_config=tune.TuneConfig(
             metric=told["metric"], mode="max" if told["bigger"] else "min", num_samples=rounds,
@@ -121,6 +122,7 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     from recbole_cora.microbatches import is_out_of_memory
     from recbole_cora.quick_start import run
 
+    torch.set_num_threads(told["cpus"])  # ray leaves it one
     os.chdir(folder)  # ray moves its workers elsewhere; data and caches are here
     name, own = _named(settings)
     noted = Trial(Path(folder), name, own, told["bigger"])
