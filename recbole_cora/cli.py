@@ -40,7 +40,7 @@ def run_command(arguments: list[str]) -> None:
     from recbole_cora.report import summary
     from recbole_cora.settings import parse_arguments
 
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, alone={"resume": "auto"})
     result = run(options=options, config_files=options.pop("config_files", None))
     if is_main():  # of several processes
         print(f"\n{summary(result)}\n{result['folder']}/result.json")

@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -73,3 +74,10 @@ class MicroBatches:
 def is_out_of_memory(error: BaseException) -> bool:
     """CUDA's own error, or the CPU allocator's, which is a RuntimeError like any other."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def free_memory() -> None:
+    """Give back what nobody refers to any more, an LLM of a run before above all."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,7 +8,9 @@ default declares is an error that names the nearest one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,8 +76,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def parse_arguments(arguments: list[str]) -> dict[str, Any]:
-    """`--key=value` arguments as a dict; `--key value` is taken too. Everything after the first `=` is the value."""
+def parse_arguments(arguments: list[str], alone: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """`--key=value` arguments as a dict; `--key value` is taken too. Everything after the first `=` is the value.
+
+    Args:
+        alone: values of keys that may stand without one.
+    """
     options: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -84,9 +90,12 @@ def parse_arguments(arguments: list[str]) -> dict[str, Any]:
             raise SettingError(f"got the argument {argument!r}; expected --key=value")
         key, equals, text = argument[2:].partition("=")
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if rest and not rest[0].startswith("--"):
+                text = rest.pop(0)
+            elif key in alone:
+                text = alone[key]
+            else:
                 raise SettingError(f"--{key} has no value; write --{key}=value")
-            text = rest.pop(0)
         value = text.split() if key == "config_files" else read_value(text)
         if key in options and options[key] != value:
             raise SettingError(f"--{key} is given twice, as {options[key]!r} and {value!r}; keep one")

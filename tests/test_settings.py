@@ -55,6 +55,12 @@ def test_arguments_take_an_equals_sign_or_a_space() -> None:
     }
 
 
+def test_a_key_may_have_a_value_for_standing_alone() -> None:
+    """And still takes one."""
+    for arguments, value in ((["--resume"], "auto"), (["--resume", "--b=1"], "auto"), (["--resume", "x"], "x")):
+        assert parse_arguments(arguments, alone={"resume": "auto"})["resume"] == value
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [(["a=1"], "expected --key=value"), (["--a"], "has no value"), (["--a=1", "--a=2"], "given twice")],

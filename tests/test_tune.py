@@ -60,7 +60,9 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF"], "needs --model= and --dataset="),
         (["--model=MF", "--dataset=toy", "--serch=grid"], "did you mean"),
         (["--model=MF", "--dataset=toy", "--jobs=0"], "at least 1"),
+        (["--model=MF", "--dataset=toy", "--gpus=all"], "expected a number"),
         (["--resume=nowhere"], "holds no search"),
+        (["--resume=nowhere", "--learning_rate=1"], "leave out --learning_rate"),
     ],
 )
 def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
@@ -141,7 +143,7 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
 
 @pytest.mark.parametrize("searcher", ["optuna", "hyperopt"])
 def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path, searcher: str) -> None:
-    """With trials stopped early by ASHA, on a model of RecBole's: as many as wanted, none that is done run again."""
+    """Stopping trials early by ASHA, on a model of RecBole's: as many as wanted then, none that is done run again."""
     pytest.importorskip(searcher)
     Path("space.yaml").write_text("learning_rate: {loguniform: [0.0001, 0.1]}", encoding="utf-8")
     out = Path("found").resolve()
@@ -154,9 +156,9 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path, search
     assert driver.returncode == 130 and "goes on" in said
     done = {note["name"]: note for note in notes(out) if note["status"] in DONE}
     assert len(done) >= 2
-    again = subprocess.run([*COMMAND, f"--resume={out}"], capture_output=True, text=True)
+    again = subprocess.run([*COMMAND, f"--resume={out}", "--num_samples=7"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     found = {note["name"]: note for note in notes(out)}
-    assert len(found) == 6 and {note["status"] for note in found.values()} <= set(DONE)
+    assert len(found) == 7 and {note["status"] for note in found.values()} <= set(DONE)
     assert all(found[name] == note for name, note in done.items())
     assert "stopped early" in again.stdout and "On the test rows, scored once" in again.stdout

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from recbole_cora import metrics, repairs
 from recbole_cora.checkpoint import WEIGHTS
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.files import held, write_json
+from recbole_cora.microbatches import free_memory
 from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.quick_start import run
@@ -30,7 +32,7 @@ from recbole_cora.tune.trials import ENDED, best_first, read_trials, table, writ
 
 HELP = """\
 usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--key=value ...]
-       recbole-cora tune --resume=DIR
+       recbole-cora tune --resume=DIR [--num_samples=N]
 
 Searches settings (default: learning_rate and weight_decay, properties/space.yaml) by the valid rows, then scores the
 best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for `run --config_files=`) and search.png.
@@ -42,9 +44,10 @@ best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for
   --address=ray://HOST:10001   a ray cluster; its machines need the packages, and this folder at the same path
 """
 
+_SIZES = ("num_samples", "jobs", "cpus", "gpus")
 _OWN: dict[str, Any] = {
-    "space": None, "search": "random", "scheduler": "none", "num_samples": 8, "jobs": 1, "cpus": None, "gpus": 0,
-    "address": None, "out": None, "resume": None,
+    "space": None, "search": "random", "scheduler": "none", "address": None, "out": None, "resume": None,
+    **dict.fromkeys(_SIZES),
 }  # fmt: skip
 
 
@@ -62,25 +65,16 @@ def tune_command(arguments: list[str]) -> None:
     metrics.register()
     options = parse_arguments(arguments)
     own = {key: options.pop(key, default) for key, default in _OWN.items()}
-    if own["resume"]:
-        folder = Path(str(own["resume"])).resolve()
-        told, space = _begun(folder)
-    else:
-        told, space = _told(own, options)
-        name = f"{told['model']}-{told['dataset']}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = Path(str(own["out"] or f"tune/{name}")).resolve()
-        if (folder / "tune.json").exists():
-            raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
-        write_json(folder / "tune.json", {**told, "space": {key: [d.kind, d.values] for key, d in space.items()}})
-    config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
-    prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
-    ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
-    page: dict[str, Any] = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
+    folder, told, space = _begun(own, options) if own["resume"] else _new(own, options)
+    _share_frozen_work(told)
+    page = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
     with held(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
+        started = perf_counter()
         with _shown(page, folder):
             search(told, space, folder, address=own["address"])
+        page["seconds"] = round(perf_counter() - started, 1)
         reached = ((trial, _weights(folder, trial)) for trial in best_first(page) if trial["best"] is not None)
         best, kept = next((pair for pair in reached if pair[1]), (None, None))
         if best is None or kept is None:
@@ -121,46 +115,78 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
             thread.join()
 
 
-def _told(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
-    """What is to be searched, checked before anything long."""
+def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Draw]]:
+    """A search's folder, what it is about, and its space; checked before anything long."""
     model, dataset = options.pop("model", None), options.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    for key in ("num_samples", "jobs", "cpus"):
-        if key == "cpus" and own[key] is None:
-            own[key] = max(1, (os.cpu_count() or 1) // own["jobs"])
-        if not isinstance(own[key], int) or own[key] < 1:
-            raise SettingError(f"--{key} is {own[key]!r}; expected a whole number of at least 1")
-    if not isinstance(own["gpus"], (int, float)) or own["gpus"] < 0:
-        raise SettingError(f"--gpus is {own['gpus']!r}; expected a number such as 0, 0.5 or 1")
+    if own["search"] not in SEARCHES:
+        near = nearest(str(own["search"]), SEARCHES)
+        raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
     space = read_space(own["space"])
     config = CoraConfig(model_class(model), str(dataset), options)
     for key in space:
         if key not in config.known:
             raise SettingError(f"the space names an unknown setting '{key}'{nearest(key, config.known)}")
-    fixed = {"cache_dir": str(Path(config["cache_dir"]).resolve()), **options}
-    if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
-        fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
-    told = {key: own[key] for key in ("search", "scheduler", "num_samples", "jobs", "cpus", "gpus")}
-    if own["search"] not in SEARCHES:
-        near = nearest(str(own["search"]), SEARCHES)
-        raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
-    known = own["search"] in ("random", "grid")
-    told["drawn"] = draw_all(space, own["search"], own["num_samples"], config["seed"]) if known else {}
     metric = str(config["valid_metric"]).lower()
     if metric not in METRICS:
         raise SettingError(f"valid_metric is {config['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
-    told |= {"model": model, "dataset": str(dataset), "metric": metric, "bigger": bool(config["valid_metric_bigger"])}
-    return {**told, "fixed": fixed, "seed": config["seed"], "epochs": config["epochs"]}, space
+    fixed = {"cache_dir": str(Path(config["cache_dir"]).resolve()), **options}
+    if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
+        fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
+    told = {
+        "model": model, "dataset": str(dataset), "metric": metric, "bigger": bool(config["valid_metric_bigger"]),
+        "fixed": fixed, "seed": config["seed"], "epochs": config["epochs"], "search": own["search"],
+        "scheduler": own["scheduler"], **_sizes(own, {"num_samples": 8, "jobs": 1, "cpus": None, "gpus": 0}),
+    }  # fmt: skip
+    folder = Path(str(own["out"] or f"tune/{model}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}")).resolve()
+    if (folder / "tune.json").exists():
+        raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
+    return folder, _noted(folder, told, space), space
 
 
-def _begun(folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
+def _begun(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Draw]]:
+    """The same of a search that was begun before; its sizes may change."""
+    folder = Path(str(own["resume"])).resolve()
+    others = [*options, *(key for key in ("space", "search", "scheduler", "out") if own[key] != _OWN[key])]
+    if others:
+        raise SettingError(f"--resume goes on with the settings that {folder} was begun with; leave out --{others[0]}")
     try:
         told = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
-        space = {key: Draw(*draw) for key, draw in told.pop("space").items()}
-    except (OSError, ValueError, KeyError):
+        space = {key: Draw(*draw) for key, draw in told["space"].items()}
+        told |= _sizes(own, told)
+    except (OSError, ValueError, KeyError, TypeError):
         raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one") from None
-    return told, space
+    return folder, _noted(folder, told, space), space
+
+
+def _sizes(own: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """How many trials, at once, and what each is given: as asked for, else as before."""
+    found = {key: before[key] if own[key] is None else own[key] for key in _SIZES}
+    for key in ("num_samples", "jobs", "cpus"):
+        if key == "cpus" and found[key] is None:
+            found[key] = max(1, (os.cpu_count() or 1) // found["jobs"])
+        if not isinstance(found[key], int) or found[key] < 1:
+            raise SettingError(f"--{key} is {found[key]!r}; expected a whole number of at least 1")
+    if not isinstance(found["gpus"], (int, float)) or found["gpus"] < 0:
+        raise SettingError(f"--gpus is {found['gpus']!r}; expected a number such as 0, 0.5 or 1")
+    return found
+
+
+def _noted(folder: Path, told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
+    """`told`, with what its search draws beforehand, written to the folder."""
+    known = told["search"] in ("random", "grid")
+    told["drawn"] = draw_all(space, told["search"], told["num_samples"], told["seed"]) if known else {}
+    write_json(folder / "tune.json", {**told, "space": {key: [draw.kind, draw.values] for key, draw in space.items()}})
+    return told
+
+
+def _share_frozen_work(told: dict[str, Any]) -> None:
+    """Make what every trial reads: prepared data, tokens, CF encoder, the tiny LLM. What it took is free afterwards."""
+    config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
+    prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
+    ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
+    free_memory()
 
 
 def _weights(folder: Path, trial: dict[str, Any]) -> Path | None:

@@ -9,7 +9,6 @@ share.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -119,7 +118,7 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     import torch
     from ray.air import session
 
-    from recbole_cora.microbatches import is_out_of_memory
+    from recbole_cora.microbatches import free_memory, is_out_of_memory
     from recbole_cora.quick_start import run
 
     torch.set_num_threads(told["cpus"])  # ray leaves it one
@@ -151,8 +150,7 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
         # Ray wants a last word, and a searcher is to stay away from here.
         session.report({told["metric"]: float("-inf" if told["bigger"] else "inf"), "epoch": 0})
     finally:
-        gc.collect()  # the next trial of this process brings an LLM of its own
-        torch.cuda.empty_cache()
+        free_memory()  # the next trial of this process brings an LLM of its own
 
 
 def _named(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
