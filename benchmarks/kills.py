@@ -2,8 +2,9 @@
 
     python benchmarks/kills.py --model=CoRA --dataset=ml-100k --kills=20 --save_every=1
 
-The last kill is followed by a run to the end. Everything that result.json says of scores, the training curve included,
-must be the same bit for bit, and so must the weights. Other `--key=value` settings go to the run.
+Every other kill waits for a state that is being written. The last one is followed by a run to the end. Everything that
+result.json says of scores, the training curve included, must be the same bit for bit, and so must the weights. Other
+`--key=value` settings go to the run.
 """
 
 from __future__ import annotations
@@ -69,7 +70,11 @@ def main() -> int:
             known = set(killed.glob("*/training-*"))
             while process.poll() is None and not set(killed.glob("*/training-*")) - known:
                 time.sleep(0.005)  # a kill before it has gone a step further would say little
-            time.sleep(draw.uniform(0, whole / kills / 2))
+            if done % 2:
+                while process.poll() is None and not any(killed.glob("*/.training-*")):
+                    pass
+            else:
+                time.sleep(draw.uniform(0, whole / kills / 2))
             process.kill()
             if process.wait() == 0:
                 sys.exit(f"the run ended after {done} kills; give it more --epochs=")

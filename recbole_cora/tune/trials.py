@@ -133,9 +133,10 @@ def _short(value: Any) -> str:
 
 
 def _picture(path: Path, told: dict[str, Any]) -> None:
-    """Left: each trial over its epochs. Right: what became of each value of each searched setting."""
+    """Left: each trial over its epochs. Right: what became of each value of each setting. The best stands out."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise SettingError(
             "the search's picture needs matplotlib; install it: pip install 'recbole-cora[tune]'"
@@ -143,16 +144,20 @@ def _picture(path: Path, told: dict[str, Any]) -> None:
     keys = list(told["space"])
     figure = Figure(figsize=(4.5 * (1 + len(keys)), 4), layout="constrained")
     axes = figure.subplots(1, 1 + len(keys), squeeze=False)[0]
-    trials = [trial for trial in told["trials"] if trial["evaluations"]]
-    for trial in trials:
-        axes[0].plot(*zip(*trial["evaluations"], strict=True), marker=".", alpha=0.7)
+    trials = [trial for trial in best_first(told) if trial["evaluations"]][::-1]  # the best on top
+    looks = [{"color": "C0", "alpha": 0.5}] * (len(trials) - 1) + [{"color": "C1", "zorder": 3}]
+    for trial, look in zip(trials, looks, strict=True):
+        axes[0].plot(*zip(*trial["evaluations"], strict=True), marker=".", **look)
     axes[0].set(xlabel="epoch", ylabel=f"valid {told['metric']}", title=f"{told['model']} on {told['dataset']}")
-    reached = [trial for trial in trials if trial["best"] is not None]
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, key in zip(axes[1:], keys, strict=True):
-        values = [trial["settings"][key] for trial in reached]
+        values = [trial["settings"][key] for trial in trials]
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        axis.scatter(values if numbers else [str(value) for value in values], [trial["best"] for trial in reached])
-        if values and numbers and min(values) > 0 and max(values) / min(values) > 20:
+        for trial, look in zip(trials, looks, strict=True):
+            value, best = trial["settings"][key], trial["best"]
+            if best is not None:
+                axis.plot(value if numbers else str(value), best, "o", **look)
+        if numbers and min(values) > 0 and max(values) / min(values) > 20:
             axis.set_xscale("log")
         axis.set(xlabel=key, ylabel=f"best valid {told['metric']}")
     figure.savefig(path, format="png", dpi=120)
