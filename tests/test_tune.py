@@ -61,12 +61,14 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF", "--dataset=toy", "--serch=grid"], "did you mean"),
         (["--model=MF", "--dataset=toy", "--jobs=0"], "at least 1"),
         (["--model=MF", "--dataset=toy", "--gpus=all"], "expected a number"),
+        (["--config_files=mine.yaml"], "unknown setting 'epoks'; did you mean 'epochs'?"),
         (["--resume=nowhere"], "holds no search"),
         (["--resume=nowhere", "--learning_rate=1"], "leave out --learning_rate"),
     ],
 )
 def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     """And exit code 2."""
+    Path("mine.yaml").write_text("{model: MF, dataset: toy, epoks: 3}", encoding="utf-8")
     assert cli.main(["tune", *arguments]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1

@@ -25,13 +25,13 @@ from recbole_cora.quick_start import run
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.report import METRICS
-from recbole_cora.settings import CoraConfig, parse_arguments
+from recbole_cora.settings import CoraConfig, parse_arguments, read_yaml
 from recbole_cora.tune.search import search
 from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
 from recbole_cora.tune.trials import ENDED, best_first, read_trials, table, write_trials
 
 HELP = """\
-usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--key=value ...]
+usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--config_files=FILE.yaml] [--key=value ...]
        recbole-cora tune --resume=DIR [--num_samples=N]
 
 Searches settings (default: learning_rate and weight_decay, properties/space.yaml) by the valid rows, then scores the
@@ -117,6 +117,8 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
 
 def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Draw]]:
     """A search's folder, what it is about, and its space; checked before anything long."""
+    files = [read_yaml(Path(file)) for file in options.pop("config_files", [])]
+    options = {key: value for content in [*files, options] for key, value in content.items()}
     model, dataset = options.pop("model", None), options.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
