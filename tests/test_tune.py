@@ -61,7 +61,7 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF", "--dataset=toy", "--serch=grid"], "did you mean"),
         (["--model=MF", "--dataset=toy", "--jobs=0"], "at least 1"),
         (["--model=MF", "--dataset=toy", "--gpus=all"], "expected a number"),
-        (["--config_files=mine.yaml"], "unknown setting 'epoks'; did you mean 'epochs'?"),
+        (["--config_files=mine.yaml"], "unknown setting 'epoks' for --model=MF; did you mean 'epochs'?"),
         (["--resume=nowhere"], "holds no search"),
         (["--resume=nowhere", "--learning_rate=1"], "leave out --learning_rate"),
     ],
