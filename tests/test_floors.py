@@ -15,7 +15,7 @@ FLOORS = [
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
     | {"generator", "llm", "llm.hub", "llm.frozen", "llm.answers", "llm.families", "llm.deltas", "llm.tiny"}
-    | {"llm.fingerprint", "llm.packed", "llm.prefix", "llm.recompute", "llm.lora", "llm.vectors"},
+    | {"llm.fingerprint", "llm.packed", "llm.prefix", "llm.recompute", "llm.lora", "llm.vectors", "llm.ways"},
     {"models", "models.icl", "models.tallrec", "models.prompt4nr", "models.personprompt", "models.collm"}
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},

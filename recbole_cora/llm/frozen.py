@@ -5,7 +5,6 @@ Legend: N prompts, L tokens, d hidden size.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,25 +18,25 @@ from torch import Tensor, nn
 
 from recbole_cora.errors import LLMError, SettingError, nearest
 from recbole_cora.llm import hub
-from recbole_cora.llm.answers import QUESTION, answer_tokens
+from recbole_cora.llm.answers import answer_tokens
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import WeightTarget, decoder_blocks
 from recbole_cora.llm.fingerprint import fingerprint
 from recbole_cora.llm.lora import SharedLoRA
-from recbole_cora.llm.packed import NAME, Packing, pruned, recorded
+from recbole_cora.llm.packed import Packing, pruned, recorded
 from recbole_cora.llm.prefix import Prefix, PrefixCache
 from recbole_cora.llm.recompute import recomputed
 from recbole_cora.llm.vectors import SlotVectors, in_slots
+from recbole_cora.llm.ways import check_head, take_faster_ways
 
 ANSWER_SCORES = ("difference", "yes")
-log = logging.getLogger()
 
 
 class FrozenLLM(nn.Module):
     """A causal LM whose weights never change, asked for the answer token at the end of a prompt.
 
     Attributes:
-        model, tokenizer: Hugging Face's.
+        model, tokenizer: Hugging Face's; blocks: the model's decoder blocks, in order.
         name, revision: as given to `load`.
         max_tokens: the context window.
         hidden_size: d.
@@ -77,11 +76,11 @@ class FrozenLLM(nn.Module):
         # Larger rows fall out of a CPU's caches; smaller ones leave its, or a GPU's, matrix units waiting.
         wide = self.hidden_size > 256
         self.batch_tokens = 1024 if self.device.type == "cpu" and wide else 4096
-        self._blocks = decoder_blocks(model)
+        self.blocks = decoder_blocks(model)
         self.packed = self.pruned = self.shares_prefixes = False
         self.train(False)
-        self._check_head()
-        self._try_packed()
+        check_head(self)
+        take_faster_ways(self)
 
     @classmethod
     def load(
@@ -196,8 +195,8 @@ class FrozenLLM(nn.Module):
             chosen = None if weights is None else weights.select(group)
             begin = None if starts is None else [starts[n] for n in group]
             filled = None if slots is None else slots.select(group)
-            last = self._read(prompts, targets, chosen, begin, filled, lora)
-            logits = self._logits(last)
+            last = self.read(prompts, targets, chosen, begin, filled, lora)
+            logits = self.answer_logits(last)
             scores.append(logits[:, 0] - logits[:, 1] if self.answer_score == "difference" else logits[:, 0])
             order += group
         self.prefixes.latest = {}
@@ -222,7 +221,7 @@ class FrozenLLM(nn.Module):
 
         return _grouped(sorted(everyone, key=prefixes.__getitem__), fits)
 
-    def _read(
+    def read(
         self,
         prompts: Sequence[Sequence[int]],
         targets: Sequence[WeightTarget] = (),
@@ -253,7 +252,7 @@ class FrozenLLM(nn.Module):
             if slots is not None:
                 stack.enter_context(in_slots(embedding, slots, [0, *accumulate(lengths)][:-1]))
             if self.pruned:
-                stack.enter_context(pruned(self._blocks[-1], packing))
+                stack.enter_context(pruned(self.blocks[-1], packing))
             hidden = self._forward(prompts, packing)
         return hidden if self.pruned else hidden[packing.last.to(hidden.device)]
 
@@ -284,7 +283,7 @@ class FrozenLLM(nn.Module):
         def again(layer: int) -> Callable[[], Any]:
             return lambda: equipped([target for target in targets if target.layer == layer])
 
-        blocks = list(enumerate(self._blocks))[: -1 if self.pruned else None]
+        blocks = list(enumerate(self.blocks))[: -1 if self.pruned else None]
         stack.enter_context(recomputed((block, again(layer)) for layer, block in blocks))
 
     def _last_padded(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -315,7 +314,7 @@ class FrozenLLM(nn.Module):
         for group in _grouped(range(len(texts)), lambda g: sum(len(texts[n]) for n in g) <= self.batch_tokens):
             some = [texts[n] for n in group]
             packing = Packing.of(some, self.device)
-            blocks = recorded(self._blocks[-1], partial(self._forward, some), packing)
+            blocks = recorded(self.blocks[-1], partial(self._forward, some), packing)
             pieces = zip(*(block.split(packing.lengths, dim=2) for block in blocks), strict=True)
             for n, layers in zip(group, pieces, strict=True):
                 found[names[n]] = states = tuple(layer.clone() for layer in layers)
@@ -323,7 +322,7 @@ class FrozenLLM(nn.Module):
         self.prefixes.latest = found  # type: ignore[assignment]
         return [found[key] for key in keys]  # type: ignore[misc]
 
-    def _logits(self, last: Tensor) -> Tensor:
+    def answer_logits(self, last: Tensor) -> Tensor:
         """Logits of the two answers [N, 2], float32, of last states [N, d]; no other row of the head is computed."""
         head = self.model.get_output_embeddings()
         with hub.at_hand(head):
@@ -333,67 +332,6 @@ class FrozenLLM(nn.Module):
                 logits = logits + head.bias[rows].float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
-
-    def _alike(self, ours: Tensor, theirs: Tensor) -> bool:
-        """Equal up to the rounding of the dtype, or of what a quantised model rounds on the way."""
-        coarse = theirs.dtype != torch.float32 or getattr(self.model, "is_quantized", False)
-        scale = max(float(theirs.abs().max()), 1e-3)
-        return torch.allclose(ours.float(), theirs.float(), atol=(0.05 if coarse else 1e-3) * scale, rtol=0)
-
-    @torch.no_grad()
-    def _try_packed(self) -> None:
-        """Take each faster way of reading in which the model answers as it does padded; the log says which it does not.
-
-        A way fails where a model's own code reshapes what it is given, masks by itself, or keeps no `layer_idx`.
-        """
-        ids = self.tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-        prompts = [ids, ids[:3], ids[1:]]
-        before, padded = self.model.config._attn_implementation, self._read(prompts)
-
-        def works(way: str, read: Callable[[], Tensor]) -> bool:
-            setattr(self, way, True)
-            try:
-                why = "" if self._alike(read(), padded) else "it answers otherwise then"
-            except hub.FAILURES as error:
-                why = hub.line_of(error)
-            setattr(self, way, not why)
-            if why:
-                level = logging.INFO if way == "packed" else logging.DEBUG
-                log.log(level, f"{self.name}: not {way.replace('_', ' ')} ({why}), but read in the slower way")
-            return not why
-
-        try:
-            self.model.set_attn_implementation(NAME)
-        except hub.FAILURES as error:
-            log.info(f"{self.name}: prompts are read in padded batches, not packed ({hub.line_of(error)})")
-            return
-        if not works("packed", lambda: self._read(prompts)):
-            self.model.set_attn_implementation(before)
-        elif self._blocks:
-            works("pruned", lambda: self._read(prompts))
-            works("shares_prefixes", lambda: self._read(prompts, starts=[2, 1, 4]))
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """The two rows must be what the model itself answers, and a later token must not change an earlier one.
-
-        So a bidirectional model, or a head with a scaling that `_logits` does not know, is refused here instead of
-        giving wrong scores in silence.
-        """
-        if self.model.get_output_embeddings() is None:
-            raise LLMError(f"'{self.name}' has no language head; expected a causal LM")
-        ids = self.tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-        longer = torch.tensor([[*ids, ids[0], ids[0]]], device=self.device)
-        try:
-            theirs = self.model(input_ids=longer, use_cache=False).logits[0, len(ids) - 1, list(self.answer_ids)]
-        except hub.FAILURES as error:
-            raise LLMError(f"'{self.name}' cannot be run here: {hub.line_of(error)}") from None
-        ours = self._logits(self._read([ids]))[0].to(theirs.device)
-        if not self._alike(ours, theirs):
-            raise LLMError(
-                f"'{self.name}' ({self.model.config.model_type}) does not read left to right, or scales its logits "
-                f"in a way unknown here; expected a causal LM with a plain language head"
-            )
 
 
 def _grouped(order: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
