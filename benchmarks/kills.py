@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def main() -> int:
     settings = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        alone, killed = Path(temporary) / "alone", Path(temporary) / "killed"
+        alone, killed, log = (Path(temporary) / name for name in ("alone", "killed", "log.txt"))
         subprocess.run(command(settings, str(alone)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started = time.monotonic()  # again, all frozen parts made: how long is it?
         subprocess.run(
@@ -64,9 +65,8 @@ def main() -> int:
         done = amid_write = 0
         bar = tqdm(total=kills, unit="kill")
         while done < kills:
-            process = subprocess.Popen(
-                command(settings, str(killed)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            with log.open("w") as said:
+                process = subprocess.Popen(command(settings, str(killed)), stdout=said, stderr=said)
             known = set(killed.glob("*/training-*"))
             while process.poll() is None and not set(killed.glob("*/training-*")) - known:
                 time.sleep(0.005)  # a kill before it has gone a step further would say little
@@ -76,8 +76,8 @@ def main() -> int:
             else:
                 time.sleep(draw.uniform(0, whole / kills / 2))
             process.kill()
-            if process.wait() == 0:
-                sys.exit(f"the run ended after {done} kills; give it more --epochs=")
+            if process.wait() != -signal.SIGKILL:
+                sys.exit(f"after {done} kills the run ended by itself:\n{log.read_text()[-2000:]}")
             done += 1
             amid_write += any(killed.glob("*/.*"))
             assert all(loads(path) for path in killed.glob("*/training-*"))

@@ -25,6 +25,21 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return dict(_trained(model).state_dict())
 
 
+def numbers(model: nn.Module) -> dict[str, dict[str, int | float]]:
+    """Plain numbers that the trained modules keep beside their state, by module: a counter of steps, for one."""
+    found = {
+        name: {key: value for key, value in vars(module).items() if type(value) in (int, float)}
+        for name, module in _trained(model).named_modules()
+    }
+    return {name: own for name, own in found.items() if own}
+
+
+def put_numbers(model: nn.Module, saved: dict[str, dict[str, int | float]]) -> None:
+    """Put back what `numbers` found."""
+    for name, module in _trained(model).named_modules():
+        vars(module).update(saved.get(name, {}))
+
+
 def _trained(model: nn.Module) -> nn.Module:
     part: nn.Module = getattr(model, "trained", model)
     return part

@@ -20,8 +20,10 @@ from accelerate import PartialState
 from accelerate.utils import get_int_from_env
 from torch import Tensor
 
-#: Where launchers say how many processes there are: mpirun's kinds, then torchrun.
-_COUNTS = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE"]
+from recbole_cora.errors import CoraError
+
+#: Where launchers say how many processes there are: torchrun, then mpirun's kinds (one of which may have started it).
+_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 
 
 def count() -> int:
@@ -67,12 +69,19 @@ def wait() -> None:
         dist.barrier()
 
 
-def told_by_main(value: Any) -> Any:
-    """The main process's value."""
+def made_by_main(make: Callable[[], Any]) -> Any:
+    """What `make` gives in the main process, to all; or the CoraError that it raises there, in all."""
     if count() == 1:
-        return value
-    box = [value]
+        return make()
+    box: list[Any] = [None, None]
+    if is_main():
+        try:
+            box[0] = make()
+        except CoraError as error:
+            box[1] = error
     dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
     return box[0]
 
 

@@ -9,6 +9,7 @@ result.json                   once the run is finished
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,15 +22,17 @@ from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.files import held, write_json
 from recbole_cora.settings import CoraConfig
 
+log = logging.getLogger()
+
 _BEGUN, _RESULT = "run.json", "result.json"
 
 
 def check(config: CoraConfig) -> None:
     """Before anything long: raises CheckpointError where `resume` names no run, or one that is finished."""
-    folder = Path(config["resume"] or "auto")
-    if str(folder) != "auto":
-        _begun(folder)
-        _refuse_finished(folder)
+    wanted = _wanted(config)
+    if wanted and wanted != "auto":
+        _begun(Path(wanted))
+        _refuse_finished(Path(wanted))
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def opened(config: CoraConfig) -> Iterator[Path]:
         SettingError: no folder can be made in `checkpoint_dir`.
     """
     with ExitStack() as holds:
-        folder = processes.told_by_main(_open(config, holds) if processes.is_main() else None)
+        folder = processes.made_by_main(lambda: _open(config, holds))
         try:
             yield folder
         except BaseException:
@@ -55,7 +58,7 @@ def opened(config: CoraConfig) -> Iterator[Path]:
 
 
 def _open(config: CoraConfig, holds: ExitStack) -> Path:
-    wanted, settings = config["resume"], _settings(config)
+    wanted, settings = _wanted(config), _settings(config)
     if wanted and wanted != "auto":
         folder = Path(wanted)
         for key, value in _begun(folder).items():
@@ -72,8 +75,11 @@ def _open(config: CoraConfig, holds: ExitStack) -> Path:
     if wanted == "auto":
         begun = sorted(parent.glob(f"{prefix}*/{_BEGUN}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for folder in (path.parent for path in begun if _begun(path.parent) == settings):
-            if holds.enter_context(held(folder)) and not (folder / _RESULT).is_file():
+            if (folder / _RESULT).is_file():
+                continue
+            if holds.enter_context(held(folder)):
                 return _tidied(folder)
+            log.warning(f"another process is at {folder}; this run does not go on with it")
     while True:
         # Time and chance, so that runs of one second do not share a folder.
         folder = parent / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -86,6 +92,12 @@ def _open(config: CoraConfig, holds: ExitStack) -> Path:
         holds.enter_context(held(folder))
         write_json(folder / _BEGUN, settings)
         return folder
+
+
+def _wanted(config: CoraConfig) -> str | None:
+    """A folder, "auto", or None."""
+    value = config["resume"]
+    return None if value in (None, False) else "auto" if value is True else str(value)
 
 
 def _refuse_finished(folder: Path) -> None:

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
+from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.errors import DataError
+from recbole_cora.errors import DataError, SettingError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
@@ -106,12 +107,14 @@ class Stage:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
             return
-        metric = str(config["valid_metric"]).lower()
-        constant = self.metrics("valid", np.zeros(len(self.ratings.rows("valid"))))
-        if constant.get(metric, 0.0) is None:
-            raise DataError(
-                f"{metric} is not defined on the {len(self.ratings.rows('valid'))} valid rows: they lack liked or not "
-                "liked ones (UAUC: a user with both); use other rows, or another --valid_metric"
+        valid = self._early_stopping_rows()
+        if (
+            resumable
+            and processes.count() > 1
+            and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
+        ):
+            raise SettingError(
+                f"{config['model']} normalises over batches, which several processes would each do alone; use one"
             )
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
@@ -124,7 +127,7 @@ class Stage:
                 trainer.go_on_from(state)
                 log.info(f"going on from {state}")
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
-                trainer.fit(self.train, self._early_stopping_rows(), verbose=verbose, show_progress=False)
+                trainer.fit(self.train, valid, verbose=verbose, show_progress=False)
             if resumable:
                 processes.wait()
             self.curve = trainer.curve
@@ -180,13 +183,26 @@ class Stage:
         return self._dataset.inter_feat
 
     def _early_stopping_rows(self) -> Any:
-        """The valid loader, over a fixed random share of the rows where `valid_fraction` asks for one."""
-        fraction = self.config["valid_fraction"]
+        """The valid loader, over a fixed random share of the rows where `valid_fraction` asks for one.
+
+        Raises:
+            DataError: these rows do not determine the metric that early stopping goes by.
+        """
+        fraction, metric, rows = self.config["valid_fraction"], self.config["valid_metric"], self.ratings.rows("valid")
+        chosen = np.arange(len(rows))
+        if fraction < 1:
+            chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: max(1, round(fraction * len(rows)))])
+        label, user = self.ratings.label[rows[chosen]], self.ratings.user[rows[chosen]]
+        constant = np.zeros(len(chosen))
+        found = {"auc": auc(constant, label), "uauc": uauc(user, constant, label)[0]}.get(str(metric).lower(), 0.0)
+        if math.isnan(found):
+            raise DataError(
+                f"{metric} is not defined on the {len(chosen)} valid rows (valid_fraction: {fraction}): they lack "
+                "liked or not liked ones (UAUC: a user with both); take more of them, or another --valid_metric"
+            )
         if fraction >= 1:
             return self.valid
         split = self._splits[1]
-        count = max(1, round(fraction * len(split)))
-        chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
         part = split.copy(split.inter_feat[torch.from_numpy(chosen)])
         return get_dataloader(self.config, "valid")(self.config, part, None, shuffle=False)
 

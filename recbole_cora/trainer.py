@@ -56,14 +56,16 @@ class _Batches:
         """Where the next batch is."""
         return {"order": self._order, "taken": self._taken}
 
-    def go_to(self, position: dict[str, Any], first: int) -> None:
-        """Make the next batch that of `position`, the next epoch's `first`."""
+    def go_to(self, position: dict[str, Any], first: int) -> int:
+        """Make the next batch that of `position`, the epoch's `first`. Returns its number, 0 where it begins anew."""
+        if position["order"] is None:
+            return 0
         self._first = first
-        if position["order"] is not None:
-            self._loader.generator.set_state(position["order"])
-            self._begin_pass()
-            for _ in range(position["taken"]):
-                self._next()
+        self._loader.generator.set_state(position["order"])
+        self._begin_pass()
+        for _ in range(position["taken"]):
+            self._next()
+        return first
 
     def __iter__(self) -> Iterator[Any]:
         first, self._first = self._first, 0
@@ -151,14 +153,15 @@ class _OurTrainer(Trainer):
         if self._batches is None:
             self._batches = _Batches(train_data, self.config["steps_per_epoch"], self._between_steps, self._bar)
         self._epoch = epoch_idx
+        first = 0
         if self._position is None:
             self._losses = (0.0, 0)
         else:
             position, self._position = self._position, None
-            self._batches.go_to(position["batches"], position["in_epoch"])
+            first = self._batches.go_to(position["batches"], position["in_epoch"])
             states = position["random"]
             training_state.set_random_states(states[processes.rank() if len(states) == processes.count() else 0])
-        if most and self._step >= most:
+        if most and self._step >= most and not first:  # else it was cut amid this epoch, which is still to be scored
             if not self._cut:
                 self._save_state(0)
             raise Enough
@@ -191,7 +194,7 @@ class _OurTrainer(Trainer):
         schedule = getattr(self, "_schedule", None)
         drawn = training_state.random_states()
         state = {
-            "model": checkpoint.trained_state(self.model),
+            "model": checkpoint.trained_state(self.model), "numbers": checkpoint.numbers(self.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": schedule and schedule.state_dict(),
             "random": processes.gathered(drawn) if self._shared else [drawn],
@@ -209,6 +212,7 @@ class _OurTrainer(Trainer):
         """Take up the training where `path` was saved. Raises CheckpointError where it is another training's."""
         state = training_state.load(path, self._identity)
         checkpoint.put(path, self.model, state["model"])
+        checkpoint.put_numbers(self.model, state["numbers"])
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:

@@ -128,3 +128,10 @@ def test_two_processes_go_on_as_if_not_stopped(toy: Path, number: signal.Signals
     weights = [load_file(found["folder"] / "model.safetensors") for found in (whole, again)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert whole["test"] == again["test"] and whole["curve"] == again["curve"]
+
+
+def test_a_model_that_several_processes_would_change_is_refused(toy: Path) -> None:
+    """One that normalises over batches."""
+    process = launched([*TORCHRUN, "-m", "recbole_cora.cli", "run", "--model=NFM", "--dataset=toy"])
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0 and "error: NFM normalises over batches" in said

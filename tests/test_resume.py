@@ -33,13 +33,15 @@ CORA: dict[str, Any] = {
     "feed_forward": 32, "rank": 4, "learning_rate": 0.01, "warmup_steps": 2, "cf_config": {"epochs": 2}, "cf_folds": 2,
     "epochs": 3, "generator_dropout": 0.1, "references": False,
 }  # fmt: skip
-#: A model and its settings: epochs of steps with a schedule; passes; negative samples; accumulated gradients.
+#: A model and its settings: epochs of steps with a schedule; passes; negative samples; accumulated gradients; a counter
+#: of steps beside the weights.
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "CoRA": ("CoRA", CORA),
     "CoRA, accumulated": ("CoRA", {**CORA, "gradient_accumulation": 2}),
     "MF": ("MF", {"epochs": 3, "train_batch_size": 40}),
     "BPR": ("BPR", {"epochs": 3, "train_batch_size": 20}),
     "SASRec": ("SASRec", {"epochs": 3, "train_batch_size": 20, "loss_type": "BPR"}),
+    "MultiVAE": ("MultiVAE", {"epochs": 3, "train_batch_size": 4, "total_anneal_steps": 10}),
 }
 
 
@@ -204,6 +206,23 @@ def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path) -> None:
     (Path(cut["folder"]) / "result.json").unlink()
     again, whole = run("CoRA", resume=cut["folder"]), run("CoRA")
     assert cut["test"] != whole["test"] and again["test"] == whole["test"]
+
+
+def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after 7 steps, its state saved, its scores not yet made: gone on with, it is as if never pulled out."""
+    cut = run("CoRA", max_steps=7)
+    validate = _OurTrainer._valid_epoch
+
+    def pull(self: Any, *args: Any, **options: Any) -> Any:
+        if self._cut:
+            raise _PulledOut
+        return validate(self, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(_PulledOut):
+        patch.setattr(_OurTrainer, "_valid_epoch", pull)
+        run("CoRA", max_steps=7, checkpoint_dir="pulled")
+    again = run("CoRA", max_steps=7, checkpoint_dir="pulled", resume="auto")
+    assert [again[key] for key in ("test", "valid", "curve")] == [cut[key] for key in ("test", "valid", "curve")]
 
 
 @pytest.mark.parametrize("kept", [0, 8, 100, -1])

@@ -18,6 +18,7 @@ import yaml
 import recbole_cora
 from recbole_cora import cli
 from recbole_cora.errors import SettingError
+from recbole_cora.tune.search import _check_machines
 from recbole_cora.tune.space import Draw, draw_all, read_space
 from recbole_cora.tune.trials import DONE
 
@@ -63,11 +64,14 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF", "--dataset=toy", "--gpus=all"], "expected a number"),
         (["--config_files=mine.yaml"], "unknown setting 'epoks' for --model=MF; did you mean 'epochs'?"),
         (["--resume=nowhere"], "holds no search"),
-        (["--resume=nowhere", "--learning_rate=1"], "leave out --learning_rate"),
+        (["--resume=begun", "--learning_rate=1"], "leave out --learning_rate"),
+        (["--resume=begun"], "is damaged"),
     ],
 )
 def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     """And exit code 2."""
+    Path("begun").mkdir()
+    Path("begun/tune.json").write_text("{}", encoding="utf-8")
     Path("mine.yaml").write_text("{model: MF, dataset: toy, epoks: 3}", encoding="utf-8")
     assert cli.main(["tune", *arguments]) == 2
     said = capsys.readouterr().err
@@ -84,12 +88,27 @@ def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:
     assert draw_all(space, "random", 4, 0) == draw_all(space, "random", 4, 0)
 
 
+def test_what_no_machine_has_is_refused() -> None:
+    """Ray would wait for it in silence."""
+    machines = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    _check_machines({"cpus": 4, "gpus": 0}, machines)
+    with pytest.raises(SettingError, match="4 CPUs and 1 GPUs, and no machine has; the largest have 4 and 0"):
+        _check_machines({"cpus": 4, "gpus": 1}, machines)
+
+
 COMMAND = [sys.executable, "-m", "recbole_cora.cli", "tune"]
 
 
 def begun(out: Path, *arguments: str) -> subprocess.Popen[str]:
     """A search of its own process."""
-    fixed = ["--dataset=toy", "--space=space.yaml", "--seed=3", "--show_progress=False", f"--out={out}"]
+    fixed = [
+        "--data_path=dataset",
+        "--dataset=toy",
+        "--space=space.yaml",
+        "--seed=3",
+        "--show_progress=False",
+        f"--out={out}",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*COMMAND, *fixed, *arguments], **pipes)  # type: ignore[call-overload,no-any-return]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from recbole_cora import metrics, repairs
@@ -28,7 +29,7 @@ from recbole_cora.report import METRICS
 from recbole_cora.settings import CoraConfig, parse_arguments, read_yaml
 from recbole_cora.tune.search import search
 from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
-from recbole_cora.tune.trials import ENDED, best_first, read_trials, table, write_trials
+from recbole_cora.tune.trials import DONE, ENDED, best_first, read_trials, table, write_trials
 
 HELP = """\
 usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--config_files=FILE.yaml] [--key=value ...]
@@ -40,10 +41,11 @@ best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for
   --search=random|grid|optuna|hyperopt   default random      --scheduler=none|asha   default none
   --num_samples=N   trials (grid: all there are), default 8  --jobs=N    trials at once, default 1
   --out=DIR         default tune/<model>-<dataset>-<time>    --cpus=N    of each trial, default: all, shared by the jobs
-  --space=FILE      what is searched, a YAML                 --gpus=X    of each trial, such as 1 or 0.5, default 0
+  --space=FILE      what is searched, a YAML                 --gpus=X    of each trial, such as 0.5, default: the same
   --address=ray://HOST:10001   a ray cluster; its machines need the packages, and this folder at the same path
 """
 
+_ABOUT = "tune.json"
 _SIZES = ("num_samples", "jobs", "cpus", "gpus")
 _OWN: dict[str, Any] = {
     "space": None, "search": "random", "scheduler": "none", "address": None, "out": None, "resume": None,
@@ -65,17 +67,25 @@ def tune_command(arguments: list[str]) -> None:
     metrics.register()
     options = parse_arguments(arguments)
     own = {key: options.pop(key, default) for key, default in _OWN.items()}
-    folder, told, space = _begun(own, options) if own["resume"] else _new(own, options)
-    _share_frozen_work(told)
-    page = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
+    files = [read_yaml(Path(file)) for file in options.pop("config_files", [])]
+    options = {key: value for content in [*files, options] for key, value in content.items()}
+    folder = _folder(own, options)
+    begun = None if own["resume"] else _new(own, options)
+    folder.mkdir(parents=True, exist_ok=True)
     with held(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
+        told, space = begun or _begun(own, options, folder)
+        write_json(folder / _ABOUT, {**told, "space": {key: [draw.kind, draw.values] for key, draw in space.items()}})
+        os.chdir(told["at"])
+        told = _with_machine(told)
+        _share_frozen_work(told)
+        page = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
         started = perf_counter()
         with _shown(page, folder):
             search(told, space, folder, address=own["address"])
         page["seconds"] = round(perf_counter() - started, 1)
-        reached = ((trial, _weights(folder, trial)) for trial in best_first(page) if trial["best"] is not None)
+        reached = ((trial, _weights(folder, trial)) for trial in best_first(page) if trial["status"] in DONE)
         best, kept = next((pair for pair in reached if pair[1]), (None, None))
         if best is None or kept is None:
             raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
@@ -115,10 +125,22 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
             thread.join()
 
 
-def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Draw]]:
-    """A search's folder, what it is about, and its space; checked before anything long."""
-    files = [read_yaml(Path(file)) for file in options.pop("config_files", [])]
-    options = {key: value for content in [*files, options] for key, value in content.items()}
+def _folder(own: dict[str, Any], options: dict[str, Any]) -> Path:
+    """Of the search: one that is there where it is to be gone on with, else one that holds no search yet."""
+    if own["resume"]:
+        folder = Path(str(own["resume"])).resolve()
+        if not (folder / _ABOUT).is_file():
+            raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one")
+        return folder
+    time = f"{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path(str(own["out"] or f"tune/{options.get('model')}-{options.get('dataset')}-{time}")).resolve()
+    if (folder / _ABOUT).exists():
+        raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
+    return folder
+
+
+def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
+    """What the search is about, and its space; checked before anything long."""
     model, dataset = options.pop("model", None), options.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
@@ -133,59 +155,56 @@ def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, 
     metric = str(config["valid_metric"]).lower()
     if metric not in METRICS:
         raise SettingError(f"valid_metric is {config['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
-    fixed = {"cache_dir": str(Path(config["cache_dir"]).resolve()), **options}
-    if "data_path" in options or (Path("dataset") / str(dataset)).is_dir():
-        fixed["data_path"] = str(Path(options.get("data_path", "dataset")).resolve())
     told = {
         "model": model, "dataset": str(dataset), "metric": metric, "bigger": bool(config["valid_metric_bigger"]),
-        "fixed": fixed, "seed": config["seed"], "epochs": config["epochs"], "search": own["search"],
-        "scheduler": own["scheduler"], **_sizes(own, {"num_samples": 8, "jobs": 1, "cpus": None, "gpus": 0}),
+        "fixed": options, "at": str(Path.cwd()), "seed": config["seed"], "epochs": config["epochs"],
+        "search": own["search"], "scheduler": own["scheduler"],
     }  # fmt: skip
-    folder = Path(str(own["out"] or f"tune/{model}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}")).resolve()
-    if (folder / "tune.json").exists():
-        raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
-    return folder, _noted(folder, told, space), space
+    return _drawn({**told, **_sizes(own, {"num_samples": 8, "jobs": 1, "cpus": None, "gpus": None})}, space), space
 
 
-def _begun(own: dict[str, Any], options: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Draw]]:
+def _begun(own: dict[str, Any], options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
     """The same of a search that was begun before; its sizes may change."""
-    folder = Path(str(own["resume"])).resolve()
     others = [*options, *(key for key in ("space", "search", "scheduler", "out") if own[key] != _OWN[key])]
     if others:
         raise SettingError(f"--resume goes on with the settings that {folder} was begun with; leave out --{others[0]}")
     try:
-        told = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+        told = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         space = {key: Draw(*draw) for key, draw in told["space"].items()}
-        told |= _sizes(own, told)
+        return _drawn({**told, **_sizes(own, told)}, space), space
     except (OSError, ValueError, KeyError, TypeError):
-        raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one") from None
-    return folder, _noted(folder, told, space), space
+        raise SettingError(f"{folder / _ABOUT} is damaged; begin a new search") from None
 
 
 def _sizes(own: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """How many trials, at once, and what each is given: as asked for, else as before."""
+    """How many trials, how many at once, and what each is given (None: its share of this machine)."""
     found = {key: before[key] if own[key] is None else own[key] for key in _SIZES}
     for key in ("num_samples", "jobs", "cpus"):
-        if key == "cpus" and found[key] is None:
-            found[key] = max(1, (os.cpu_count() or 1) // found["jobs"])
-        if not isinstance(found[key], int) or found[key] < 1:
+        if (key != "cpus" or found[key] is not None) and (not isinstance(found[key], int) or found[key] < 1):
             raise SettingError(f"--{key} is {found[key]!r}; expected a whole number of at least 1")
-    if not isinstance(found["gpus"], (int, float)) or found["gpus"] < 0:
+    if found["gpus"] is not None and (not isinstance(found["gpus"], (int, float)) or found["gpus"] < 0):
         raise SettingError(f"--gpus is {found['gpus']!r}; expected a number such as 0, 0.5 or 1")
     return found
 
 
-def _noted(folder: Path, told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
-    """`told`, with what its search draws beforehand, written to the folder."""
+def _drawn(told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
+    """`told`, with what its search draws beforehand."""
     known = told["search"] in ("random", "grid")
-    told["drawn"] = draw_all(space, told["search"], told["num_samples"], told["seed"]) if known else {}
-    write_json(folder / "tune.json", {**told, "space": {key: [draw.kind, draw.values] for key, draw in space.items()}})
-    return told
+    return {**told, "drawn": draw_all(space, told["search"], told["num_samples"], told["seed"]) if known else {}}
+
+
+def _with_machine(told: dict[str, Any]) -> dict[str, Any]:
+    """`told`, with a trial's share of this machine where none was asked for, and the device that goes with it."""
+    cpus = told["cpus"] or max(1, (os.cpu_count() or 1) // told["jobs"])
+    gpus = told["gpus"]
+    if gpus is None:
+        gpus = min(1.0, int(100 * torch.cuda.device_count() / told["jobs"]) / 100)
+    return {**told, "cpus": cpus, "gpus": gpus, "device": {} if gpus else {"use_gpu": False}}
 
 
 def _share_frozen_work(told: dict[str, Any]) -> None:
     """Make what every trial reads: prepared data, tokens, CF encoder, the tiny LLM. What it took is free afterwards."""
-    config = CoraConfig(model_class(told["model"]), told["dataset"], told["fixed"])
+    config = CoraConfig(model_class(told["model"]), told["dataset"], {**told["fixed"], **told["device"]})
     prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
     ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
     free_memory()
@@ -199,6 +218,6 @@ def _weights(folder: Path, trial: dict[str, Any]) -> Path | None:
 def _tested(told: dict[str, Any], best: dict[str, Any], kept: Path, folder: Path) -> dict[str, Any]:
     """The best trial, its weights loaded, scored on the valid and test rows."""
     own = {"checkpoint": str(kept), "checkpoint_dir": str(folder / "best"), "references": False}
-    result = run(told["model"], told["dataset"], {**told["fixed"], **best["settings"], **own})
-    settings = {**{k: v for k, v in told["fixed"].items() if k not in ("cache_dir", "data_path")}, **best["settings"]}
+    result = run(told["model"], told["dataset"], {**told["fixed"], **best["settings"], **told["device"], **own})
+    settings = {**told["fixed"], **best["settings"]}
     return {"name": best["name"], "settings": settings, "valid": result["valid"], "test": result["test"]}

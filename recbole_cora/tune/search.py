@@ -14,11 +14,12 @@ import shutil
 import signal
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from recbole_cora.errors import CoraError, SettingError, Stopped, nearest
-from recbole_cora.files import content_key, write_whole
+from recbole_cora.errors import CoraError, SettingError, Stopped, WriteError, nearest
+from recbole_cora.files import write_whole
 from recbole_cora.tune.space import Draw
 from recbole_cora.tune.trials import DONE, ENDED, Trial, note_end, read_trials
 
@@ -30,23 +31,25 @@ _LIVES = 2
 def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, address: str | None = None) -> None:
     """Run the trials that are not done; each leaves `trials/<name>/trial.json` (see `trials.read_trials`).
 
-
     Args:
-        told: model, dataset, metric, bigger, epochs, `fixed` settings, search, scheduler, num_samples, jobs, cpus,
-            gpus, seed; and where all are known beforehand, `drawn`: the settings of each trial by its name.
+        told: model, dataset, metric, bigger, epochs, `fixed` settings and those of the `device`, search, scheduler,
+            num_samples, jobs, cpus, gpus, seed, `at` (the folder that relative paths are meant from); and where all are
+            known beforehand, `drawn`: the settings of each trial by its name.
         folder: an absolute path.
         address: of a ray cluster; None: this machine.
 
     Raises:
-        SettingError: ray or a searcher is not installed, an unknown scheduler, or no cluster at the address.
+        SettingError: ray, a searcher or matplotlib is not installed, an unknown scheduler, no cluster at the address,
+            or no machine that has what a trial is to be given.
         Stopped: Ctrl-C or SIGTERM came; the trials that were running keep that status.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # ray 2.6.3 needs it; see pyproject.toml
     try:
+        import matplotlib  # noqa: F401  (for the picture, at the end)
         import ray
-    except ImportError:
-        raise SettingError("a search needs ray; install it: pip install 'recbole-cora[tune]'") from None
+    except ImportError as error:
+        raise SettingError(f"a search needs {error.name}; install it: pip install 'recbole-cora[tune]'") from None
     known = read_trials(folder)
     begun = {trial["name"]: trial["settings"] for trial in known}
     done = {trial["name"] for trial in known if trial["status"] in DONE}
@@ -56,13 +59,18 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
         return
     _check(told)
     local = {} if address else {"num_cpus": told["jobs"] * told["cpus"]}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(
+            address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local
+        )
     except (ConnectionError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingError(f"no ray cluster answers at {address}: {why}; start one by `ray start --head`") from None
+        where = f"no ray cluster answers at {address}" if address else "ray does not start"
+        raise SettingError(f"{where}: {why}") from None
     asked = _term_as_interrupt()
     try:
+        _check_machines(told, ray.nodes())
         given = {"trial": [{"name": name, **own} for name, own in waiting.items()]}
         whole = not waiting or _fit(told, given, 1, folder)
         whole = whole and (rounds <= 0 or _fit(told, space, rounds, folder))
@@ -70,11 +78,23 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
         whole = False
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         shutil.rmtree(folder / "ray", ignore_errors=True)
     if not whole:
         ended = sum(trial["status"] in ENDED for trial in read_trials(folder))
         raise Stopped(f"{ended} trials have ended; tune --resume={folder} goes on", asked[-1])
+
+
+def _check_machines(told: dict[str, Any], machines: list[dict[str, Any]]) -> None:
+    """Ray would wait for ever, in silence, for what no machine has."""
+    had = [machine["Resources"] for machine in machines if machine["Alive"]]
+    if not any(each.get("CPU", 0) >= told["cpus"] and each.get("GPU", 0) >= told["gpus"] for each in had):
+        most = {kind: max((each.get(kind, 0) for each in had), default=0) for kind in ("CPU", "GPU")}
+        raise SettingError(
+            f"a trial is to have {told['cpus']} CPUs and {told['gpus']} GPUs, and no machine has; the largest have "
+            f"{most['CPU']:g} and {most['GPU']:g}: set --cpus= and --gpus="
+        )
 
 
 def _term_as_interrupt() -> list[int]:
@@ -94,8 +114,9 @@ def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path)
     from ray import air, tune
 
     given = "trial" in space
+    before = set() if given else {note["name"] for note in read_trials(folder)}
     trainable = tune.with_parameters(trial, told=told, folder=str(folder))
-    grid = tune.Tuner(
+    tune.Tuner(
         tune.with_resources(trainable, {"cpu": told["cpus"], "gpu": told["gpus"]}),
         param_space={key: tune.grid_search(draw) if given else _domain(draw) for key, draw in space.items()},
         tune_config=tune.TuneConfig(
@@ -108,9 +129,10 @@ def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path)
             failure_config=air.FailureConfig(max_failures=_LIVES),
         ),
     ).fit()  # fmt: skip
-    # Where it was ended by Ctrl-C, ray calls what was running terminated.
-    running = any(trial["status"] == "running" for trial in read_trials(folder))
-    return not running and grid.num_terminated + grid.num_errors == (len(space["trial"]) if given else rounds)
+    # Where it was ended by Ctrl-C, ray calls what was running terminated: the trials' own notes count.
+    names = [each["name"] for each in space["trial"]] if given else None
+    ended = [note for note in read_trials(folder) if note["status"] in ENDED and note["name"] not in before]
+    return len(ended) == rounds if names is None else {note["name"] for note in ended} >= set(names)
 
 
 def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
@@ -121,9 +143,11 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     from recbole_cora.microbatches import free_memory, is_out_of_memory
     from recbole_cora.quick_start import run
 
+    # Of a trial that ASHA stops, the thread ends before the next begins; ray would wait 2 seconds, and lose the next.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
     torch.set_num_threads(told["cpus"])  # ray leaves it one
-    os.chdir(folder)  # ray moves its workers elsewhere; data and caches are here
-    name, own = _named(settings)
+    os.chdir(told["at"])  # ray moves its workers elsewhere
+    name, own = _named(settings, session.get_trial_id())
     noted = Trial(Path(folder), name, own, told["bigger"])
 
     def report(epoch: int, result: dict[str, float | None]) -> None:
@@ -132,7 +156,8 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
         noted.evaluated(epoch, value)
         session.report({told["metric"]: value, "epoch": epoch})
 
-    options = {**told["fixed"], **own, "checkpoint_dir": str(noted.folder), "show_progress": False, "resume": "auto"}
+    options = {**told["fixed"], **own, **told["device"], "checkpoint_dir": str(noted.folder)}
+    options |= {"show_progress": False, "resume": "auto"}
     try:
         result = run(told["model"], told["dataset"], options, on_valid=report, test=False)
         if "valid" in result:  # training had nothing to report
@@ -140,25 +165,28 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
         noted.finished()
     except Exception as error:  # noted, not raised: the other trials go on, and it would only end so again
         if isinstance(error, CoraError):
-            noted.failed(str(error).splitlines()[0])
+            why = str(error).splitlines()[0]
         elif is_out_of_memory(error):
-            noted.failed("out of memory")
+            why = "out of memory"
         else:
-            text = traceback.format_exc()
-            write_whole(noted.folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
-            noted.failed(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}; see error.txt")
+            why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}; see error.txt"
+        text = traceback.format_exc()
+        with suppress(WriteError):  # a full disk may be what it failed of
+            noted.failed(why)
+            if not isinstance(error, CoraError):
+                write_whole(noted.folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
         # Ray wants a last word, and a searcher is to stay away from here.
         session.report({told["metric"]: float("-inf" if told["bigger"] else "inf"), "epoch": 0})
     finally:
         free_memory()  # the next trial of this process brings an LLM of its own
 
 
-def _named(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A trial's name and settings: given, or drawn by a searcher and named by what was drawn."""
+def _named(settings: dict[str, Any], number: str) -> tuple[str, dict[str, Any]]:
+    """A trial's name and settings: given, or drawn by a searcher, which may draw the same twice."""
     if "trial" in settings:
         own = dict(settings["trial"])
         return own.pop("name"), own
-    return f"trial-{content_key(settings)}", dict(settings)
+    return f"trial-{number}", dict(settings)
 
 
 def _watch(folder: Path) -> Any:
@@ -167,10 +195,14 @@ def _watch(folder: Path) -> Any:
 
     class Watch(Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            note_end(folder, *_named(trial.config), "stopped early")
+            self._note(trial, "stopped early")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            note_end(folder, *_named(trial.config), "failed", f"its process died {_LIVES + 1} times")
+            self._note(trial, "failed", f"its process died {_LIVES + 1} times")
+
+        def _note(self, trial: Any, status: str, why: str = "") -> None:
+            with suppress(WriteError):  # what has no note is run again
+                note_end(folder, *_named(trial.config, trial.trial_id), status, why)
 
     return Watch()
 
