@@ -92,7 +92,7 @@ def _check_machines(told: dict[str, Any], machines: list[dict[str, Any]]) -> Non
     if not any(each.get("CPU", 0) >= told["cpus"] and each.get("GPU", 0) >= told["gpus"] for each in had):
         most = {kind: max((each.get(kind, 0) for each in had), default=0) for kind in ("CPU", "GPU")}
         raise SettingError(
-            f"a trial is to have {told['cpus']} CPUs and {told['gpus']} GPUs, and no machine has; the largest have "
+            f"a trial is to have {told['cpus']} CPUs and {told['gpus']:g} GPUs, and no machine has; the largest have "
             f"{most['CPU']:g} and {most['GPU']:g}: set --cpus= and --gpus="
         )
 
