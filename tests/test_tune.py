@@ -20,7 +20,7 @@ from recbole_cora import cli
 from recbole_cora.errors import SettingError
 from recbole_cora.tune.search import _check_machines
 from recbole_cora.tune.space import Draw, draw_all, read_space
-from recbole_cora.tune.trials import DONE
+from recbole_cora.tune.trials import DONE, note_end
 
 pytest.importorskip("ray")
 
@@ -120,8 +120,9 @@ def notes(out: Path) -> list[dict[str, Any]]:
 def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     """Of ten trials two are sound; one's process is killed once, another's each time; one raises; others' loss is no
     number, or they want more memory than there is: each in the table, with its reason. The driver is killed after the
-    first has ended; gone on with, that one is not run again. The winner's test scores are those of a run with its
-    settings, the killed trial's curve is that of one left alone, and no trial has scored a test row."""
+    first has ended; gone on with, that one is not run again, and one that had failed is. The winner's test scores are
+    those of a run with its settings, the killed trial's curve is that of one left alone, and no trial has scored a
+    test row."""
     Path("space.yaml").write_text(SPACE, encoding="utf-8")
     out = Path("found").resolve()
     driver = begun(out, "--model=MF", "--search=grid", "--epochs=150", "--stopping_step=150")
@@ -131,6 +132,7 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     driver.communicate()
     assert len(ended) == 1
     stamp = ended[0].stat().st_mtime_ns
+    note_end(out, "trial-003", {"learning_rate": 0.01, "embedding_size": 10}, "failed", "its machine went away")
     again = subprocess.Popen([*COMMAND, f"--resume={out}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     killed: dict[int, set[int]] = {9: set(), 10: set()}
     while again.poll() is None:

@@ -77,7 +77,10 @@ def tune_command(arguments: list[str]) -> None:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
         told, space = begun or _begun(own, options, folder)
         write_json(folder / _ABOUT, {**told, "space": {key: [draw.kind, draw.values] for key, draw in space.items()}})
-        os.chdir(told["at"])
+        try:
+            os.chdir(told["at"])
+        except OSError as error:
+            raise SettingError(f"the search was begun in {told['at']}, which is gone ({error.strerror})") from None
         told = _with_machine(told)
         _share_frozen_work(told)
         page = {**told, "space": list(space), "trials": read_trials(folder), "best": None}

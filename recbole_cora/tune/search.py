@@ -21,7 +21,7 @@ from typing import Any
 from recbole_cora.errors import CoraError, SettingError, Stopped, WriteError, nearest
 from recbole_cora.files import write_whole
 from recbole_cora.tune.space import Draw
-from recbole_cora.tune.trials import DONE, ENDED, Trial, note_end, read_trials
+from recbole_cora.tune.trials import DONE, ENDED, Trial, note_end, note_waiting, read_trials
 
 SCHEDULERS = ("none", "asha")
 #: A trial's process that was killed is replaced this often; what a run itself says is wrong is not tried again.
@@ -58,6 +58,7 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
     if not waiting and rounds <= 0:
         return
     _check(told)
+    note_waiting(folder, [trial for trial in known if trial["name"] in waiting])
     local = {} if address else {"num_cpus": told["jobs"] * told["cpus"]}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -71,6 +71,12 @@ def note_end(folder: Path, name: str, settings: dict[str, Any], status: str, why
         write_json(own / _NOTE, {**note, "status": status, "why": why, "best": best})
 
 
+def note_waiting(folder: Path, notes: list[dict[str, Any]]) -> None:
+    """Of trials that are to be run again, or further: what ended them before does not count any more."""
+    for note in notes:
+        write_json(folder / "trials" / note["name"] / _NOTE, {**note, "status": "waiting", "why": ""})
+
+
 def _new(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name, "status": "running", "why": "", "settings": settings, "best": None, "evaluations": [],
