@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env
-from torch import Tensor
+from torch import Tensor, nn
 
-from recbole_cora.errors import CoraError
+from recbole_cora.errors import CoraError, SettingError
 
 #: Where launchers say how many processes there are: torchrun, then mpirun's kinds (one of which may have started it).
 _COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
@@ -118,17 +118,22 @@ def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
     return float(flat[0])
 
 
-def part_random_numbers(seed: int) -> None:
-    """From here on each process draws its own random numbers from torch (dropout of its own rows), and the same from
-    numpy and Python (negative samples of a batch that all walk through)."""
-    if rank():
-        torch.manual_seed(seed + rank())
+def share(model: Any, seed: int) -> None:
+    """Make a model that all processes hold one that they train and score together, where there are several.
 
+    Its `predict`, while it is not training, computes each row in one process and gives all scores [N] to all. From here
+    on each process draws its own random numbers from torch (dropout of its own rows), and the same from numpy and
+    Python (negative samples of a batch that all walk through).
 
-def share_scoring(model: Any) -> None:
-    """Make the model's `predict`, while it is not training, compute each row in one process and give all to all."""
+    Raises:
+        SettingError: it normalises over batches, of which each process would see its share alone.
+    """
     if count() == 1:
         return
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise SettingError(f"{type(model).__name__} normalises over batches, which processes share; use one process")
+    if rank():
+        torch.manual_seed(seed + rank())
     predict: Callable[[Any], Tensor] = model.predict
 
     def together(interaction: Any) -> Tensor:

@@ -78,6 +78,8 @@ def _open(config: CoraConfig, holds: ExitStack) -> Path:
             if (folder / _RESULT).is_file():
                 continue
             if holds.enter_context(held(folder)):
+                if (folder / _RESULT).is_file():  # finished just now
+                    continue
                 return _tidied(folder)
             log.warning(f"another process is at {folder}; this run does not go on with it")
     while True:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
-from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.errors import DataError, SettingError
+from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
@@ -100,6 +99,7 @@ class Stage:
 
         Raises:
             DataError: the valid rows do not determine the metric that early stopping goes by.
+            SettingError: a model that several processes cannot share.
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
         """
         started = perf_counter()
@@ -108,24 +108,15 @@ class Stage:
             checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
             return
         valid = self._early_stopping_rows()
-        if (
-            resumable
-            and processes.count() > 1
-            and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
-        ):
-            raise SettingError(
-                f"{config['model']} normalises over batches, which several processes would each do alone; use one"
-            )
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable:
-                processes.share_scoring(self.model)
-                processes.part_random_numbers(config["seed"])
-            if resumable and (state := training_state.latest(folder)):
-                trainer.go_on_from(state)
-                log.info(f"going on from {state}")
+                processes.share(self.model, config["seed"])
+                if state := training_state.latest(folder):
+                    trainer.go_on_from(state)
+                    log.info(f"going on from {state}")
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
                 trainer.fit(self.train, valid, verbose=verbose, show_progress=False)
             if resumable:
