@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from recbole_cora.settings import parse_arguments
+from recbole_cora.settings.reading import parse_arguments
 
 #: What may differ: how long it took, with how much memory, and where its files lie.
 _OTHER = ("seconds", "peak_memory_mb", "config")

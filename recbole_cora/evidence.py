@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.files import content_key, make_folder_whole
 from recbole_cora.protocol import NO_SPLIT, SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.row_features import averages, colikes, random_parts, taste
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
 EVIDENCE = ("score", "averages", "colikes", "taste")

@@ -85,7 +85,7 @@ class LogLoss(LossMetric):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.logits = bool(config["scores_are_logits"])
+        self.logits = config.scores_are_logits
 
     def calculate_metric(self, dataobject: Any) -> dict[str, float]:
         scores, labels = self.used_info(dataobject)

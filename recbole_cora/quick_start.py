@@ -13,15 +13,16 @@ from typing import Any
 from recbole.utils import init_logger
 
 from recbole_cora import metrics, processes, repairs, report, run_folder
-from recbole_cora.errors import SettingError
+from recbole_cora.config import CoraConfig
 from recbole_cora.files import write_json
 from recbole_cora.models.cora import CoRA
 from recbole_cora.parts import Parts, ready_parts
+from recbole_cora.parts.llm import with_llm
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
-from recbole_cora.settings import CoraConfig, read_yaml
+from recbole_cora.restore import resolve_run
 from recbole_cora.stage import Stage, peak_memory_mb
 
 log = logging.getLogger()
@@ -54,26 +55,29 @@ def run(
     Raises:
         CoraError: whatever a user can cause; nothing is left half-written.
     """
+    settings = resolve_run(model, dataset, options or {}, config_files or ())
     repairs.apply_all()
     metrics.register()
-    options = dict(options or {})
-    named = {k: v for file in config_files or [] for k, v in read_yaml(Path(file)).items()}
-    model = model or options.get("model") or named.get("model")
-    dataset = dataset or options.get("dataset") or named.get("dataset")
-    if not model or not dataset:
-        raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    config = CoraConfig(model_class(model), str(dataset), options, config_files)
+    llm_why: str | None = None
+    preset: dict[str, Any] = {}
+    if "llm" in settings.needs:
+        settings, llm_why, preset = with_llm(settings)
+    model, dataset = settings.model, settings.dataset
+    config = CoraConfig(model_class(model), dataset, settings=settings)
     run_folder.check(config)
     processes.join(on_cpu=config["device"].type == "cpu")
-    config["show_progress"] = config["show_progress"] and processes.is_main()
     with processes.main_first():  # RecBole makes its folder where there is none yet
         _start_logging(config)
+    if llm_why:
+        log.info(f"LLM: {settings['llm']} ({llm_why})")
+    if preset:
+        log.info("tiny preset: " + ", ".join(f"{key} {value}" for key, value in preset.items()))
     seconds: dict[str, float] = {}
     started = lap = perf_counter()
 
     with processes.main_first():
-        prepare_by_itself(str(dataset), Path(config["data_path"]), config["show_progress"])
-    ratings = load_ratings(Path(config["data_path"]), str(dataset), config.final_config_dict)
+        prepare_by_itself(dataset, Path(config["data_path"]), config.show_progress)
+    ratings = load_ratings(Path(config["data_path"]), dataset, config.final_config_dict)
     _log_rows(ratings)
     seconds["data"], lap = perf_counter() - lap, perf_counter()
 
@@ -81,8 +85,14 @@ def run(
         parts = ready_parts(config, ratings)
     seconds |= parts.seconds
     lap = perf_counter()
-    stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity)
-    result: dict[str, Any] = {"model": model, "dataset": dataset, **parts.told, "seed": config["seed"]}
+    stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity, parts.history_length)
+    result: dict[str, Any] = {
+        "model": model,
+        "dataset": dataset,
+        **parts.told,
+        "llm_why": llm_why,
+        "seed": config["seed"],
+    }
 
     with run_folder.opened(config) as folder:
         if config["checkpoint"]:
@@ -105,7 +115,8 @@ def run(
             "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "versions": report.versions(),
-            "config": config.public(),
+            "config": settings.own(),
+            "recbole_config": {key: settings[key] for key in settings if key not in settings.own()},
         }
         if processes.is_main():
             write_json(folder / "result.json", result)

@@ -19,7 +19,7 @@ from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 
 if TYPE_CHECKING:
-    from recbole_cora.settings import CoraConfig
+    from recbole_cora.config import CoraConfig
 
 #: Interaction field with the index of the row in `Ratings` (int64; a RecBole float would lose it past 2^24).
 ROW = "row"
@@ -34,8 +34,8 @@ _TYPE_TO_DATASET = {
 class _RowsMixin(Dataset):
     """Replaces loading, filtering, labelling, augmentation and splitting; mixed in front of a RecBole dataset."""
 
-    def __init__(self, config: CoraConfig, ratings: Ratings) -> None:
-        self.ratings = ratings
+    def __init__(self, config: CoraConfig, ratings: Ratings, history_length: int | None) -> None:
+        self.ratings, self.history_length = ratings, history_length
         super().__init__(config)
 
     def _load_data(self, token: str, dataset_path: str) -> None:
@@ -68,15 +68,17 @@ class _RowsMixin(Dataset):
     def _change_feat_format(self) -> None:
         Dataset._change_feat_format(self)  # not SequentialDataset's: its augmentation takes dislikes for history
         self.inter_feat.update(_interaction({ROW: torch.arange(len(self.ratings))}))
-        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL or self.config["attach_histories"]:
-            self._attach_histories()
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+            self._attach_histories(self.config["MAX_ITEM_LIST_LENGTH"])
+        elif self.history_length is not None:
+            self._attach_histories(self.history_length)
 
-    def _attach_histories(self) -> None:
+    def _attach_histories(self, last: int) -> None:
         """Each row's liked history as RecBole ids [R, T], oldest first, zero-padded right, and its length.
 
         A user without history gets one padding item: RecBole's gather at `length - 1` needs a position to read.
         """
-        r, last = self.ratings, self.config["MAX_ITEM_LIST_LENGTH"]
+        r = self.ratings
         list_field = self.iid_field + self.config["LIST_SUFFIX"]
         length_field = self.config["ITEM_LIST_LENGTH_FIELD"]
         self.item_id_list_field, self.item_list_length_field = list_field, length_field
@@ -112,9 +114,9 @@ def _interaction(fields: dict[str, torch.Tensor]) -> Any:
     return Interaction(fields)
 
 
-def make_dataset(config: CoraConfig, ratings: Ratings) -> Dataset:
-    """RecBole's dataset class for this model, over our rows."""
+def make_dataset(config: CoraConfig, ratings: Ratings, history_length: int | None = None) -> Dataset:
+    """Return RecBole's dataset class for this model over our rows, each with its last `history_length` liked items."""
     module = importlib.import_module("recbole.data.dataset")
     own = f"{config['model']}Dataset"
     base = getattr(module, own if hasattr(module, own) else _TYPE_TO_DATASET.get(config["MODEL_TYPE"], "Dataset"))
-    return type(f"Rows{base.__name__}", (_RowsMixin, base), {})(config, ratings)
+    return type(f"Rows{base.__name__}", (_RowsMixin, base), {})(config, ratings, history_length)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora import processes
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.files import held, write_json
-from recbole_cora.settings import CoraConfig
 
 log = logging.getLogger()
 
@@ -115,8 +115,8 @@ def _tidied(folder: Path) -> Path:
 
 
 def _settings(config: CoraConfig) -> dict[str, Any]:
-    """What must be the same for a run to go on; `max_steps` may be another."""
-    content = {"dataset": config["dataset"], **config.content()}
+    """What must be the same for a run to be resumed; `max_steps` may be another."""
+    content = {"model": config["model"], "dataset": config["dataset"], **config.content()}
     found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in content.items() if k != "max_steps"}))
     return found
 

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_cora import checkpoint, processes, training_state
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.rows_dataset import make_dataset
-from recbole_cora.settings import CoraConfig
 from recbole_cora.trainer import Enough, make_trainer
 
 log = logging.getLogger()
@@ -38,6 +38,12 @@ ModelMaker = Callable[[Any, Any], Any]
 
 class Stage:
     """A model, its loaders and its identity.
+
+    Args:
+        make: builds the model; its class, unless given.
+        also: more of the identity.
+        history_length: give each row its user's last so many liked items, as a sequential encoder reads them; a
+            sequential model's rows always have them.
 
     Attributes:
         model: on the config's device, freshly initialised under the seed.
@@ -52,13 +58,13 @@ class Stage:
         ratings: Ratings,
         make: ModelMaker | None = None,
         also: dict[str, Any] | None = None,
+        history_length: int | None = None,
     ) -> None:
         self.config, self.ratings = config, ratings
         self.seconds: dict[str, float] = {}
         self.curve: list[dict[str, Any]] = []
         make = make or config.model_class
-        config["scores_are_logits"] = getattr(config.model_class, "scores_are_logits", not config.label_aware)
-        self._dataset = dataset = make_dataset(config, ratings)
+        self._dataset = dataset = make_dataset(config, ratings, history_length)
         splits = dataset.build()
         samplers = create_samplers(config, dataset, splits)
         shuffles = (config["shuffle"], False, False)
@@ -109,7 +115,7 @@ class Stage:
             return
         valid = self._early_stopping_rows()
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
-        options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
+        options = {"desc": title, "unit": "step", "disable": not config.show_progress, "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable:
@@ -139,7 +145,7 @@ class Stage:
         scores = []
         with (
             torch.no_grad(),
-            tqdm(total=len(loader.dataset), disable=not self.config["show_progress"], **options) as bar,
+            tqdm(total=len(loader.dataset), disable=not self.config.show_progress, **options) as bar,
         ):
             for interaction, *_ in loader:
                 scores.append(predict(interaction.to(self.config["device"])).float().cpu().reshape(-1))
@@ -158,7 +164,7 @@ class Stage:
         if only is not None:
             rows, scores = rows[only], scores[only]
         label, user = self.ratings.label[rows], self.ratings.user[rows]
-        logits = self.config["scores_are_logits"] if logits is None else logits
+        logits = self.config.scores_are_logits if logits is None else logits
         found = {"auc": auc(scores, label), "uauc": uauc(user, scores, label)[0]}
         found["logloss"] = logloss(scores, label, logits=logits) if len(rows) else math.nan
         return {metric: None if math.isnan(value) else value for metric, value in found.items()}

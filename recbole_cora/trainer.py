@@ -130,7 +130,7 @@ class _OurTrainer(Trainer):
         self._cut = False  # the epoch ended early, at `max_steps`
         self.stopping = 0  # a signal's number, set from outside: save the state and stop before the next step
         self._in_parts: MicroBatches | None = None
-        parts, may_shrink = config["gradient_accumulation"], config["batches_may_shrink"]
+        parts, may_shrink = config["gradient_accumulation"], config.batches_may_shrink
         self._shared = resumable and processes.count() > 1  # earlier stages are one process's
         if parts > 1 or may_shrink or self._shared:
             if self.enable_scaler:

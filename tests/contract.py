@@ -19,13 +19,13 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_cora import metrics, repairs
+from recbole_cora.config import CoraConfig
 from recbole_cora.metrics import auc
 from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_command
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.rows_dataset import ROW
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
 SMALL: dict[str, Any] = {
@@ -87,7 +87,7 @@ class ModelContract:
         config = CoraConfig(cls, "world", {k: v for k, v in {**SMALL, **self.options}.items() if k in known})
         ratings = load_ratings(Path(config["data_path"]), "world", config.final_config_dict)
         parts = ready_parts(config, ratings)
-        return Stage(config, ratings, lambda c, d: cls(c, d, **parts.given), parts.identity)
+        return Stage(config, ratings, lambda c, d: cls(c, d, **parts.given), parts.identity, parts.history_length)
 
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
         """Twelve rows are learned by heart: what conditions the LLM reaches its answer."""

@@ -14,9 +14,9 @@ import recbole_cora
 from recbole_cora import cli, metrics, repairs
 from recbole_cora.compare.experiment import built_in, make_experiment
 from recbole_cora.compare.table import rows_of
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.registry import model_class
-from recbole_cora.settings import CoraConfig
 
 FILE = """
 dataset: toy

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from recbole_cora import metrics, repairs
+from recbole_cora.config import CoraConfig
 from recbole_cora.evidence import out_of_fold_scores
 from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.row_features import averages, colikes
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
 repairs.apply_all()

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 import recbole_cora
 from recbole_cora import files, metrics, repairs, run_folder, training_state
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, CoraError, WriteError
 from recbole_cora.registry import model_class
-from recbole_cora.settings import CoraConfig
 from recbole_cora.trainer import _OurTrainer
 
 CORA: dict[str, Any] = {

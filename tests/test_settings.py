@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from recbole_cora import metrics, repairs
+from recbole_cora.config import CoraConfig, is_label_aware
 from recbole_cora.errors import SettingError
 from recbole_cora.registry import model_class, recbole_models
-from recbole_cora.settings import PROPERTIES, CoraConfig, is_label_aware, parse_arguments, read_value, read_yaml
+from recbole_cora.settings.reading import PROPERTIES, parse_arguments, read_value, read_yaml
 
 repairs.apply_all()
 metrics.register()

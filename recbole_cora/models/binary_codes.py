@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -23,7 +23,6 @@ class BinaryCodes(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"encoder"}
 
     def __init__(self, config: Any, dataset: Any, encoder: CFEncoder) -> None:
         super().__init__(config, dataset)

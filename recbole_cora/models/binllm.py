@@ -7,7 +7,7 @@ codes in the prompt.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
@@ -30,7 +30,6 @@ class BinLLM(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm", "codes", "tallrec"}
 
     def __init__(
         self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts, lora: Callable[[], SharedLoRA]

@@ -35,7 +35,6 @@ class CoLLM(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm", "encoder", "tallrec"}
     slots: ClassVar[tuple[int, int]] = (1, 1)  # of the user, of the item
 
     mean: Tensor

@@ -6,7 +6,7 @@ ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minu
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -35,7 +35,6 @@ class CoRA(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm", "encoder"}
 
     def __init__(self, config: Any, dataset: Any, encoder: CFEncoder, llm: FrozenLLM, prompts: RowPrompts) -> None:
         super().__init__(config, dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
@@ -19,7 +19,6 @@ class ICL(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm"}
 
     def __init__(self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts) -> None:
         super().__init__(config, dataset)

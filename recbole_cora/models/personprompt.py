@@ -24,7 +24,6 @@ class PersonPrompt(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm"}
     slots: ClassVar[tuple[int, int]] = (1, 1)  # of the user, of the item
 
     mean: Tensor

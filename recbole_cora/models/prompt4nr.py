@@ -27,7 +27,6 @@ class Prompt4NR(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm", "lora"}
     slots: ClassVar[tuple[int, int]] = (TOKENS, TOKENS)  # of the user, of the item
 
     mean: Tensor

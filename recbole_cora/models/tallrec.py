@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
@@ -21,7 +21,6 @@ class TALLRec(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    needs: ClassVar[set[str]] = {"llm", "lora"}
 
     def __init__(
         self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts, lora: Callable[[], SharedLoRA]

@@ -18,15 +18,20 @@ from typing import Any
 
 from torch import Tensor
 
+from recbole_cora.config import CoraConfig
+from recbole_cora.errors import CheckpointError
 from recbole_cora.files import content_key
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.lora import SharedLoRA
-from recbole_cora.parts.encoder import ready_codes, ready_encoder
-from recbole_cora.parts.llm import choose_llm, ready_llm, ready_prompts, weights_on
-from recbole_cora.parts.stages import ready_stage, settings_of, stage_config
+from recbole_cora.parts.encoder import history_length, ready_codes, ready_encoder
+from recbole_cora.parts.llm import ready_llm, ready_prompts, weights_on, with_llm
+from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
 from recbole_cora.ratings import Ratings
+from recbole_cora.registry import model_class
+from recbole_cora.restore import read_run
 from recbole_cora.row_prompts import RowPrompts
-from recbole_cora.settings import CoraConfig
+from recbole_cora.settings.kinds import settings_of_group
+from recbole_cora.settings.parts import LLM, LoRA
 from recbole_cora.stage import Stage
 
 __all__ = ["Parts", "ready_parts"]
@@ -44,6 +49,7 @@ class Parts:
         told: entries of `result.json`.
         seconds: wall-clock seconds by part.
         encoder_stage: the encoder as a model of its own.
+        history_length: liked items that the encoder reads of each row's history; None: it reads none.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +57,7 @@ class Parts:
     told: dict[str, Any] = field(default_factory=lambda: {"llm": None, "cf_encoder": None})
     seconds: dict[str, float] = field(default_factory=dict)
     encoder_stage: Stage | None = None
+    history_length: int | None = None
 
     @property
     def prompts(self) -> RowPrompts | None:
@@ -64,26 +71,25 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
     Raises:
         SettingError, LLMError, CheckpointError: see the functions of each part.
     """
-    needs: set[str] = getattr(config.model_class, "needs", set())
+    needs = config.settings.needs
     parts, lap = Parts(), perf_counter()
     codes = None
     if "llm" in needs:
-        name, why = choose_llm(config)
-        log.info(f"LLM: {name} ({why})")
-        parts.given["llm"] = llm = ready_llm(config, ratings, name)
+        parts.given["llm"] = llm = ready_llm(config, ratings)
         parts.identity |= {"weights_on": weights_on(config), "LLM": llm.fingerprint()}
         parts.identity["titles in the prompt"] = bool(config["show_titles"])
-        parts.told |= {"llm": name, "llm_why": why, "llm_dtype": llm.dtype}
+        parts.told |= {"llm": config["llm"], "llm_dtype": llm.dtype}
         parts.seconds["llm"], lap = perf_counter() - lap, perf_counter()
     if needs & {"encoder", "codes"}:
         encoder, parts.encoder_stage = ready_encoder(config, ratings)
+        parts.history_length = history_length(parts.encoder_stage)
         of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
         parts.identity |= of_encoder
         parts.told["cf_encoder"] = encoder.name
         if "encoder" in needs:
             parts.given["encoder"] = encoder
         if "codes" in needs:
-            codes = ready_codes(config, ratings, encoder, of_encoder)
+            codes = ready_codes(config, ratings, encoder, of_encoder, parts.history_length)
         parts.seconds["cf_encoder"], lap = perf_counter() - lap, perf_counter()
     if needs & {"lora", "tallrec"}:
         targets = weight_targets(llm.model, config["lora_types"], config["llm_modules"])
@@ -103,14 +109,18 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
 def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[str, Tensor]:
     """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`."""
     llm = parts.given["llm"]
-    same = CoraConfig.part_keys("llm") | CoraConfig.part_keys("lora")
-    options = {key: value for key, value in config.external_config_dict.items() if key in same}
-    options |= config["lora_config"] or {}
+    same = {*settings_of_group(LLM), *settings_of_group(LoRA)}
+    options = {key: value for key, value in config.settings.chosen.items() if key in same} | {"show_titles": True}
     folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
     if folder:
-        options = settings_of(folder)[1]
-    own = stage_config(config, "TALLRec", {**options, "show_titles": True})
-    choose_llm(own)  # the tiny LLM's presets for it
+        saved = read_run(folder)
+        if saved.model != "TALLRec":
+            raise CheckpointError(f"--lora_checkpoint={folder} is a run of {saved.model}; expected one of TALLRec")
+        settings = saved.resolved({**shared_settings(config), **options}, "lora_checkpoint", config["dataset"])
+    else:
+        settings = stage_config(config, "TALLRec", {**options, **config["lora_config"]}).settings
+    settings, *_ = with_llm(settings)
+    own = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
     also = {**parts.identity, "titles in the prompt": True}
     also.pop("CF encoder", None)
     make = partial(own.model_class, llm=llm, prompts=ready_prompts(own, ratings, llm), lora=parts.given["lora"])

@@ -9,16 +9,18 @@ import torch
 from recbole.utils import ModelType
 
 from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
-from recbole_cora.controls import CF_VECTORS, CFEncoder, ControlledEncoder
-from recbole_cora.errors import SettingError, nearest
+from recbole_cora.config import CoraConfig
+from recbole_cora.controls import CFEncoder, ControlledEncoder
+from recbole_cora.errors import CheckpointError
 from recbole_cora.evidence import evidence_of
-from recbole_cora.models.binary_codes import FORMATS, code_text
-from recbole_cora.parts.stages import ready_stage, settings_of, stage_config
+from recbole_cora.models.binary_codes import code_text
+from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
+from recbole_cora.registry import model_class
+from recbole_cora.restore import read_run
 from recbole_cora.row_prompts import Features
 from recbole_cora.rows_dataset import ROW
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 
 
@@ -26,42 +28,51 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stag
     """The frozen CF encoder that the settings ask for: trained now, from the cache, or from `cf_checkpoint`.
 
     Raises:
-        SettingError: an encoder that PAIR_EMBEDDINGS does not know, an unknown setting of it, or unknown evidence.
-        CheckpointError: a `cf_checkpoint` of another model, split or vocabulary.
+        CheckpointError: a `cf_checkpoint` of a model that is no encoder, of another split or vocabulary, or with other
+            settings than chosen here.
     """
-    name = config.require("cf_encoder")
-    control = config["cf_vectors"]
-    if control not in CF_VECTORS:
-        raise SettingError(
-            f"cf_vectors is '{control}'{nearest(str(control), CF_VECTORS)}; expected one of {CF_VECTORS}"
-        )
-    options = {**(config["cf_presets"] or {}).get(name, {}), **(config["cf_config"] or {})}
+    name = config["cf_encoder"]
+    presets, options = config["cf_presets"].get(name, {}), config["cf_config"]
     folder = Path(config["cf_checkpoint"]) if config["cf_checkpoint"] else None
     if folder:
-        name, options = settings_of(folder)
-    if name not in PAIR_EMBEDDINGS:
-        known = ", ".join(PAIR_EMBEDDINGS)
-        raise SettingError(f"cf_encoder is '{name}'{nearest(str(name), PAIR_EMBEDDINGS)}; expected one of {known}")
-    stage = ready_stage(stage_config(config, name, options), ratings, "encoder", folder=folder)
+        saved = read_run(folder)
+        if saved.model != name and "cf_encoder" in config.settings.chosen:
+            raise CheckpointError(f"--cf_checkpoint={folder} is a run of {saved.model}, cf_encoder is {name}")
+        if saved.model not in PAIR_EMBEDDINGS:
+            known = ", ".join(PAIR_EMBEDDINGS)
+            raise CheckpointError(f"--cf_checkpoint={folder} is a run of {saved.model}; expected one of {known}")
+        settings = saved.resolved({**shared_settings(config), **options}, "cf_checkpoint", config["dataset"])
+        own = CoraConfig(model_class(saved.model), config["dataset"], settings=settings)
+    else:
+        own = stage_config(config, name, {**presets, **options})
+    stage = ready_stage(own, ratings, "encoder", folder=folder)
     evidence = torch.from_numpy(evidence_of(config, stage))
-    encoder = FrozenEncoder(stage.model, name, evidence, stage.rows("train"))
-    # Rows get what the encoder reads: the liked history, as long as the encoder's, for a sequential one.
-    config["attach_histories"] = stage.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    config["MAX_ITEM_LIST_LENGTH"] = stage.config["MAX_ITEM_LIST_LENGTH"]
+    encoder = FrozenEncoder(stage.model, own["model"], evidence, stage.rows("train"))
+    control = config["cf_vectors"]
     if control != "own":
         return ControlledEncoder(encoder, control, stage.all_rows(), ratings, config["seed"]), stage
     return encoder, stage
 
 
-def ready_codes(config: CoraConfig, ratings: Ratings, encoder: CFEncoder, also: dict[str, Any]) -> Features:
-    """Each row's user and item as binary codes in text, from a stage of their own."""
-    form = config["code_format"]
-    if form not in FORMATS:
-        raise SettingError(f"code_format is '{form}'{nearest(str(form), FORMATS)}; expected one of {FORMATS}")
-    keys = ("attach_histories", "MAX_ITEM_LIST_LENGTH")
-    options = {"bits": config["bits"], **{key: config[key] for key in keys}, **(config["codes_config"] or {})}
-    own = stage_config(config, "BinaryCodes", options)
-    stage = ready_stage(own, ratings, "codes", make=lambda c, d: own.model_class(c, d, encoder=encoder), also=also)
+def history_length(encoder: Stage) -> int | None:
+    """Return how many liked items of a row's history the encoder reads; None where it reads no history."""
+    return encoder.config["MAX_ITEM_LIST_LENGTH"] if encoder.config["MODEL_TYPE"] == ModelType.SEQUENTIAL else None
+
+
+def ready_codes(
+    config: CoraConfig, ratings: Ratings, encoder: CFEncoder, also: dict[str, Any], length: int | None
+) -> Features:
+    """Return each row's user and item as binary codes in text, from a stage of their own.
+
+    Args:
+        also: what the codes are for, beyond data and model.
+        length: see `history_length`.
+    """
+    own = stage_config(config, "BinaryCodes", {"bits": config["bits"], **config["codes_config"]})
+    stage = ready_stage(
+        own, ratings, "codes", make=lambda c, d: own.model_class(c, d, encoder=encoder), also=also,
+        history_length=length,
+    )  # fmt: skip
     texts = [[""] * len(ratings), [""] * len(ratings)]
     stage.model.eval()
     with torch.no_grad():
@@ -70,5 +81,5 @@ def ready_codes(config: CoraConfig, ratings: Ratings, encoder: CFEncoder, also: 
                 rows = interaction[ROW].tolist()
                 for side, codes in zip(texts, stage.model.codes(interaction), strict=True):
                     for row, code in zip(rows, codes, strict=True):
-                        side[row] = code_text(code, form)
+                        side[row] = code_text(code, config["code_format"])
     return Features(*texts)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from recbole_cora import processes
-from recbole_cora.errors import LLMError, SettingError, nearest
+from recbole_cora.config import CoraConfig
+from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.files import content_key
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import show_loading_bars
@@ -17,7 +19,8 @@ from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings
 from recbole_cora.row_prompts import Features, RowPrompts, titles_of
-from recbole_cora.settings import PROPERTIES, CoraConfig, read_yaml
+from recbole_cora.settings.presets import tiny_preset
+from recbole_cora.settings.resolve import Settings
 
 log = logging.getLogger()
 
@@ -26,22 +29,22 @@ DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 #: GPU memory that Vicuna-7B needs in bfloat16, weights and activations, in bytes.
 _DEFAULT_LLM_BYTES = 18e9
 
-#: Where the collaborative weights act: on the whole prompt, or on what comes after the history.
-WEIGHTS_ON = ("prompt", "question")
 
+def with_llm(settings: Settings) -> tuple[Settings, str, dict[str, Any]]:
+    """Choose the LLM of a model that reads prompts.
 
-def choose_llm(config: CoraConfig) -> tuple[str, str]:
-    """The LLM's name and, in one line, why; for `tiny`, its presets are put below what the user set."""
-    name, why = config.require("llm"), "as set by --llm"
+    Returns:
+        The settings with the LLM's name in place of `auto` and, where the user chose nothing, the tiny LLM's preset;
+        why it is this LLM, in a line; and the values that the preset changed.
+    """
+    name, why = settings["llm"], "as set by --llm"
     if name == "auto":
         name, why = _auto()
-    if name == "tiny":
-        presets = read_yaml(PROPERTIES / "llm" / "tiny.yaml")
-        for key, value in {**presets["all"], **presets.get(config["model"], {})}.items():
-            if key in config.known and key not in config.external_config_dict:
-                config[key] = value
-        why += "; it stands in for a real LLM and knows nothing but this dataset's train rows and titles"
-    return name, why
+    settings = settings.with_values({"llm": name})
+    if name != "tiny":
+        return settings, why, {}
+    settings, changed = tiny_preset(settings)
+    return settings, f"{why}; it stands in for a real LLM and knows only this dataset's train rows and titles", changed
 
 
 def _auto() -> tuple[str, str]:
@@ -59,15 +62,16 @@ def _auto() -> tuple[str, str]:
     return DEFAULT_LLM, "auto: its weights and a GPU that holds it are at hand"
 
 
-def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> FrozenLLM:
-    """The frozen LLM of that name; `tiny` is made where it is not in the cache."""
+def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
+    """Return the frozen LLM that the settings name; `tiny` is made where it is not in the cache."""
+    name = config["llm"]
     titles_of(ratings)  # before anything long: a dataset without titles is refused
     if config["device_map"] and processes.count() > 1:
         raise SettingError(
             f"device_map={config['device_map']} spreads one LLM over all GPUs, and each of {processes.count()} "
             "processes would; use one process, or let each GPU hold the LLM (--quantised=4bit, no --device_map)"
         )
-    show_loading_bars(config["show_progress"] and name != "tiny")
+    show_loading_bars(config.show_progress and name != "tiny")
     path = name
     if name == "tiny":
         texts = tiny_texts(ratings, config)
@@ -78,7 +82,7 @@ def ready_llm(config: CoraConfig, ratings: Ratings, name: str) -> FrozenLLM:
             log.info(f"making the tiny LLM in {folder}")
             make_tiny_llm(
                 folder, texts, seed=config["seed"], steps=config["tiny_steps"], hidden=config["tiny_hidden"],
-                layers=config["tiny_layers"], show_progress=config["show_progress"],
+                layers=config["tiny_layers"], show_progress=config.show_progress,
             )  # fmt: skip
         path = str(folder)
     llm = FrozenLLM.load(
@@ -114,16 +118,14 @@ def ready_prompts(
     return RowPrompts(
         ratings, encoder, config["history_items"], Path(config["cache_dir"]) / "tokens",
         questions=weights_on(config) == "question", features=Features() if plain else features,
-        show_titles=plain or config["show_titles"], show_progress=config["show_progress"],
+        show_titles=plain or config["show_titles"], show_progress=config.show_progress,
     )  # fmt: skip
 
 
 def weights_on(config: CoraConfig) -> str:
-    """Where the collaborative weights act. Raises SettingError where that is neither of WEIGHTS_ON."""
-    value = config["weights_on"] or "prompt"  # of a model that has no such setting
-    if value not in WEIGHTS_ON:
-        raise SettingError(f"weights_on is '{value}'{nearest(str(value), WEIGHTS_ON)}; expected one of {WEIGHTS_ON}")
-    return str(value)
+    """Return where the weights act; `prompt` for a model that has no such setting."""
+    value: str = config.settings.get("weights_on", "prompt")
+    return value
 
 
 def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from recbole_cora import checkpoint
-from recbole_cora.errors import CheckpointError
+from recbole_cora.config import CoraConfig
 from recbole_cora.files import content_key, make_folder_whole, write_json
 from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class
-from recbole_cora.settings import NOT_CONTENT, CoraConfig
 from recbole_cora.stage import ModelMaker, Stage
 
 log = logging.getLogger()
@@ -25,10 +23,14 @@ _SHARED = (
 )  # fmt: skip
 
 
+def shared_settings(config: CoraConfig) -> dict[str, Any]:
+    """Return what the user chose of the settings that every stage of a run shares."""
+    return {key: value for key, value in config.settings.chosen.items() if key in _SHARED}
+
+
 def stage_config(config: CoraConfig, name: str, options: dict[str, Any]) -> CoraConfig:
     """Settings of an earlier stage: what every stage of a run shares, and `options`."""
-    shared = {key: value for key, value in config.external_config_dict.items() if key in _SHARED}
-    return CoraConfig(model_class(name), config["dataset"], {**shared, **options})
+    return CoraConfig(model_class(name), config["dataset"], {**shared_settings(config), **options})
 
 
 def ready_stage(
@@ -39,19 +41,20 @@ def ready_stage(
     make: ModelMaker | None = None,
     also: dict[str, Any] | None = None,
     folder: Path | None = None,
+    history_length: int | None = None,
 ) -> Stage:
     """A trained stage: from `folder`, from the cache, or trained now.
 
     Args:
         config: of this stage.
         kind: what it is for, in a log; and its folder in the cache.
-        make, also: as a Stage takes them.
+        make, also, history_length: as a Stage takes them.
 
     Raises:
         CheckpointError: a `folder` of another model, split or vocabulary.
     """
     name = config["model"]
-    stage = Stage(config, ratings, make, also)
+    stage = Stage(config, ratings, make, also, history_length)
     key = content_key(config.content(), stage.identity)
     kept = folder or Path(config["cache_dir"]) / kind / f"{name}-{config['dataset']}-{key}"
     if folder is None and not (kept / checkpoint.WEIGHTS).is_file():
@@ -59,22 +62,12 @@ def ready_stage(
 
         def fill(temporary: Path) -> None:
             stage.fit(temporary, title=f"{kind}: {name}")
-            write_json(temporary / "result.json", {"model": name, "config": config.public()})
+            write_json(
+                temporary / "result.json",
+                {"model": name, "dataset": config["dataset"], "config": dict(config.settings)},
+            )
 
         make_folder_whole(kept, fill)
     stage.load(kept)
     log.info(f"{name} ({kind}) from {kept}")
     return stage
-
-
-def settings_of(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Model name and model settings of an earlier run's folder."""
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        name, settings = result["model"], result["config"]
-    except OSError as error:
-        raise CheckpointError(f"{folder} is no run folder: cannot read its result.json ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{folder}/result.json was not written by a run of recbole-cora") from None
-    own = CoraConfig.own_keys(model_class(name)) or settings
-    return name, {k: v for k, v in settings.items() if k in own and k not in NOT_CONTENT}

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from recbole_cora import metrics, repairs
 from recbole_cora.checkpoint import WEIGHTS
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.files import held, write_json
 from recbole_cora.microbatches import free_memory
@@ -26,7 +27,7 @@ from recbole_cora.quick_start import run
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.report import METRICS
-from recbole_cora.settings import CoraConfig, parse_arguments, read_yaml
+from recbole_cora.settings.reading import parse_arguments, read_yaml
 from recbole_cora.tune.search import search
 from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
 from recbole_cora.tune.trials import DONE, ENDED, best_first, read_trials, table, write_trials

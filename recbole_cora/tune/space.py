@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recbole_cora.errors import SettingError, nearest
-from recbole_cora.settings import PROPERTIES, read_yaml
+from recbole_cora.settings.reading import PROPERTIES, read_yaml
 
 #: random and grid are drawn beforehand; the others learn from trial to trial.
 SEARCHES = ("random", "grid", "optuna", "hyperopt")

@@ -1,0 +1,123 @@
+"""RecBole's Config over our frozen settings. It reads no file and evaluates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.utils import EvaluatorType, InputType, ModelType
+
+from recbole_cora import processes
+from recbole_cora.errors import SettingError
+from recbole_cora.settings.resolve import Settings, resolve
+
+
+class CoraConfig(Config):
+    """What RecBole's classes read their settings from.
+
+    Args:
+        model: the model's class, RecBole's own or ours.
+        dataset: the dataset's name; its files lie in `<data_path>/<dataset>/`.
+        options: settings that win over the files.
+        config_files: YAML files, later ones winning.
+        settings: instead of `options` and `config_files`: settings that are resolved already.
+
+    Attributes:
+        settings: as resolved; RecBole's derived values, such as the device, are beside them in this object.
+        known: every key that may be set for this model.
+        label_aware: whether the model trains on the labels.
+        scores_are_logits: whether `predict` gives logits, else probabilities.
+        batches_may_shrink: whether a step's rows are read in more parts where memory runs out.
+
+    Raises:
+        SettingError: an unknown key, or a value outside its range.
+    """
+
+    def __init__(
+        self,
+        model: type,
+        dataset: str,
+        options: Mapping[str, Any] | None = None,
+        config_files: Sequence[str] | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or resolve(model.__name__, dataset, options, config_files)
+        self.known = set(self.settings.declared)
+        self.label_aware = is_label_aware(model)
+        self.scores_are_logits = getattr(model, "scores_are_logits", not self.label_aware)
+        self.batches_may_shrink = self.settings["train_batch_size"] == "auto"
+        super().__init__(model=model, dataset=dataset)
+
+    # -- RecBole's steps of building a Config ------------------------------------------------------------------------
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        self.internal_config_dict = dict(self.settings) | {"MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
+        if self.batches_may_shrink:
+            self.internal_config_dict["train_batch_size"] = self.settings.declared["train_batch_size"].default
+        # RecBole's defaults sample negatives for every model; a model that reads labels takes the rows as they are.
+        if "train_neg_sample_args" not in self.settings.chosen and (
+            self.label_aware or self._uses_cross_entropy(model_class)
+        ):
+            self.internal_config_dict["train_neg_sample_args"] = None
+
+    def _uses_cross_entropy(self, model_class: type) -> bool:
+        return model_class.type == ModelType.SEQUENTIAL and self.settings.get("loss_type") == "CE"  # type: ignore[attr-defined]
+
+    def _set_default_parameters(self) -> None:
+        try:
+            super()._set_default_parameters()
+        except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+            raise SettingError(f"RecBole refuses these settings: {error}") from None
+        assert self.final_config_dict["eval_type"] == EvaluatorType.VALUE
+
+    def _init_device(self) -> None:
+        """As RecBole's, for one process, without overwriting CUDA_VISIBLE_DEVICES (ray and torchrun place by it)."""
+        values = self.final_config_dict
+        use_gpu = bool(values["use_gpu"]) and torch.cuda.is_available()
+        values.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
+
+    # -- use ---------------------------------------------------------------------------------------------------------
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Let RecBole's transforms note names of fields; a setting is never written. Raises TypeError."""
+        if key in self.settings:
+            raise TypeError(f"setting '{key}' cannot be written: settings are frozen once resolved")
+        super().__setitem__(key, value)
+
+    @property
+    def show_progress(self) -> bool:
+        """Whether this process shows progress bars: the main one does, where they are wanted."""
+        return bool(self["show_progress"]) and processes.is_main()
+
+    def content(self) -> dict[str, Any]:
+        """The settings that shape weights or scores, as JSON-able values."""
+        return self.settings.content()
+
+    def derived(self) -> dict[str, Any]:
+        """What RecBole has derived, such as the device, as JSON-able values."""
+        return {k: _plain(v) for k, v in sorted(self.final_config_dict.items()) if k not in self.settings}
+
+
+def is_label_aware(model_class: type) -> bool:
+    """Whether a RecBole model trains on the labels.
+
+    RecBole has no flag for it: its pairwise and sequence models take every row for a positive. A model that reads
+    labels is pointwise and its loss reads LABEL from the interaction (DIN and DIEN: LABEL_FIELD).
+    """
+    losses = (getattr(c.__dict__.get("calculate_loss"), "__code__", None) for c in model_class.__mro__)
+    reads_label = any({"LABEL", "LABEL_FIELD"} & set(code.co_names) for code in losses if code)
+    return getattr(model_class, "input_type", None) == InputType.POINTWISE and reads_label
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,222 @@
+"""Settings of this package's models: properties/model/. A model of its own is a frozen dataclass here.
+
+`needs` names the ready parts that a model is built from (see `recbole_cora.parts`), `defaults` are its own defaults of
+settings that every model has, and `kind` is RecBole's kind of model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recbole_cora.errors import SettingError
+from recbole_cora.settings.kinds import setting
+
+#: The replication's training, for every model that trains with an LLM; a "step" is a batch.
+_LLM_TRAINING: dict[str, Any] = {
+    "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.001, "train_batch_size": 16, "eval_batch_size": 512,
+    "steps_per_epoch": 100, "epochs": 200, "stopping_step": 20, "warmup_steps": 200, "valid_fraction": 0.5,
+}  # fmt: skip
+
+
+class Model:
+    """What the settings of a model say beside its fields."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[dict[str, Any]] = {}
+    kind: ClassVar[str] = "general"
+
+
+@dataclass(frozen=True)
+class CoRA(Model):
+    """CoRA (recbole_cora/models/cora.py). Defaults are the paper's; llm/tiny.yaml scales them down for the tiny LLM."""
+
+    needs = frozenset({"llm", "encoder"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "train_batch_size": 8}
+
+    weights_on: str = setting(
+        "prompt",
+        "Where the weights act. prompt: everywhere, as in the paper; question: after the history, which is then read "
+        "once for all candidate items. Train as you use.",
+        one_of=("prompt", "question"),
+    )
+    prefix_cache_mb: int = setting(
+        1024, "With weights_on: question, memory for what the LLM has read of histories.", least=0, shapes_results=False
+    )
+    queries: int = setting(4, "k, learnable queries.", least=1)
+    blocks: int = setting(8, "Self-attention, cross-attention, feed-forward.", least=1)
+    heads: int = setting(8, "Attention heads of a block; a divisor of hidden.", least=1)
+    hidden: int = setting(512, "h, width of a block.", least=1)
+    feed_forward: int = setting(3072, "Width of a block's feed-forward network.", least=1)
+    generator_dropout: float = setting(0.1, "Dropout within the blocks.", least=0, below=1)
+    rank: int = setting(16, "r of the collaborative weights.", least=1)
+    weight_types: str = setting(
+        "qkvo", "Weights that are generated: qkvof, qkvo, qkv, qko or qk in Table 4; f: up and down.",
+        letters="qkvof",
+    )  # fmt: skip
+    alpha_over_rank: float = setting(2.0, "Scale of the collaborative weights.", above=0)
+    delta_dropout: float = setting(0.05, "Dropout on x before A.", least=0, below=1)
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise SettingError(f"hidden is {self.hidden}; expected a multiple of heads, which is {self.heads}")
+
+
+@dataclass(frozen=True)
+class ICL(Model):
+    """ICL (recbole_cora/models/icl.py). Nothing is trained."""
+
+    needs = frozenset({"llm"})
+    defaults: ClassVar[dict[str, Any]] = {"eval_batch_size": 512}
+
+
+@dataclass(frozen=True)
+class TALLRec(Model):
+    """TALLRec (recbole_cora/models/tallrec.py)."""
+
+    needs = frozenset({"llm", "lora"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+
+
+@dataclass(frozen=True)
+class Prompt4NR(Model):
+    """Prompt4NR (recbole_cora/models/prompt4nr.py)."""
+
+    needs = frozenset({"llm", "lora"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+
+
+@dataclass(frozen=True)
+class PersonPrompt(Model):
+    """PersonPrompt (recbole_cora/models/personprompt.py)."""
+
+    needs = frozenset({"llm"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.01}
+
+    init_std: float = setting(
+        0.1, "Standard deviation of the initial vectors around the mean token embedding, in spreads of embeddings.",
+        least=0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CoLLM(Model):
+    """CoLLM, stage 2 (recbole_cora/models/collm.py); stage 1 has TALLRec's settings (see lora_config)."""
+
+    needs = frozenset({"llm", "encoder", "tallrec"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING}
+
+
+@dataclass(frozen=True)
+class BinLLM(Model):
+    """BinLLM, last stage (recbole_cora/models/binllm.py); see codes_config and lora_config for the others."""
+
+    needs = frozenset({"llm", "codes", "tallrec"})
+    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+
+
+@dataclass(frozen=True)
+class BinaryCodes(Model):
+    """BinaryCodes (recbole_cora/models/binary_codes.py)."""
+
+    needs = frozenset({"encoder"})
+    defaults: ClassVar[dict[str, Any]] = {
+        "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024, "epochs": 50, "stopping_step": 8,
+    }  # fmt: skip
+
+    bits: int = setting(32, "Bits of a code.", least=1, most=256)
+
+
+@dataclass(frozen=True)
+class MF(Model):
+    """MF (recbole_cora/models/mf.py)."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024, "epochs": 100, "stopping_step": 8,
+    }  # fmt: skip
+
+    embedding_size: int = setting(256, "c, the paper's 256.", least=1)
+    bias: bool = setting(True, "User, item and global biases. The published MF row has none: --bias=False.")
+    init_std: float | None = setting(
+        0.01, "Standard deviation of the initial embeddings; ~ keeps RecBole's Xavier initialisation.", above=0
+    )
+
+
+@dataclass(frozen=True)
+class LGCN(Model):
+    """LGCN (recbole_cora/models/lgcn.py)."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "learning_rate": 0.005, "weight_decay": 0.0, "train_batch_size": 4096, "epochs": 60, "stopping_step": 6,
+    }  # fmt: skip
+
+    embedding_size: int = setting(256, "c, the paper's 256.", least=1)
+    n_layers: int = setting(2, "Propagation layers, the paper's 2.", least=0)
+    reg_weight: float = setting(0.0001, "L2 on the embeddings of a batch's users and items.", least=0)
+
+
+@dataclass(frozen=True)
+class SAS(Model):
+    """SAS (recbole_cora/models/sas.py)."""
+
+    kind = "sequential"
+    defaults: ClassVar[dict[str, Any]] = {
+        "MAX_ITEM_LIST_LENGTH": 25, "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024,
+        "epochs": 20, "stopping_step": 2,
+    }  # fmt: skip
+
+    n_layers: int = setting(2, "Transformer layers.", least=0)
+    n_heads: int = setting(2, "Attention heads; a divisor of hidden_size.", least=1)
+    hidden_size: int = setting(64, "c. The paper's 256 takes minutes an epoch on a CPU: --hidden_size=256.", least=1)
+    inner_size: int = setting(256, "Width of the feed-forward network.", least=1)
+    hidden_dropout_prob: float = setting(0.5, "Dropout on hidden states.", least=0, below=1)
+    attn_dropout_prob: float = setting(0.5, "Dropout on attention weights.", least=0, below=1)
+    hidden_act: str = setting("gelu", "Activation.", one_of=("gelu", "relu", "swish", "tanh", "sigmoid"))
+    layer_norm_eps: float = setting(1e-12, "Added to a variance that is divided by.", above=0)
+    initializer_range: float = setting(0.02, "Standard deviation of the initial weights.", above=0)
+    loss_type: str = setting(
+        "BPR",
+        "RecBole's constructor wants it; the loss is binary cross-entropy whatever it says.",
+        one_of=("BPR", "CE"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise SettingError(
+                f"hidden_size is {self.hidden_size}; expected a multiple of n_heads, which is {self.n_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class Averages(Model):
+    """Averages (recbole_cora/models/averages.py)."""
+
+    defaults: ClassVar[dict[str, Any]] = {"train_batch_size": 65536}
+
+    pseudo_rows: float = setting(5.0, "Rows of the global mean that are added to each user and item.", above=0)
+
+
+@dataclass(frozen=True)
+class HistoryFeatures(Model):
+    """HistoryFeatures (recbole_cora/models/history_features.py)."""
+
+    folds: int = setting(4, "Parts of the train rows; the features of one part are computed from the others.", least=2)
+    strength: float = setting(1.0, "Inverse of the regression's L2 regularisation, scikit-learn's C.", above=0)
+
+
+@dataclass(frozen=True)
+class SASRec(Model):
+    """RecBole's SASRec, with a shorter history and less patience; its defaults take an hour on two CPU cores."""
+
+    kind = "sequential"
+    defaults: ClassVar[dict[str, Any]] = {"MAX_ITEM_LIST_LENGTH": 25, "stopping_step": 3}
+
+
+#: Every model of this package, and SASRec, which has defaults here.
+MODELS: dict[str, type[Model]] = {
+    group.__name__: group
+    for group in (
+        CoRA, ICL, TALLRec, Prompt4NR, PersonPrompt, CoLLM, BinLLM, BinaryCodes,
+        MF, LGCN, SAS, Averages, HistoryFeatures, SASRec,
+    )
+}  # fmt: skip
