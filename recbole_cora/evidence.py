@@ -103,6 +103,9 @@ def leave_out(ratings: Ratings, rows: NDArray[np.int64]) -> Ratings:
     `rows` themselves keep their whole histories, as a test row does: a history holds ratings before the row only, so
     never the row's own label. It may hold other left-out rows of the same user, as a test row's history holds earlier
     test rows: scoring reads them, training has not.
+
+    A prepared file holds the last 50 items of a history: where so many of them are left out that fewer remain than the
+    encoder reads (25 by default), how many remain still depends on the labels.
     """
     split = np.where(ratings.split == _TEST, NO_SPLIT, ratings.split).astype(ratings.split.dtype)
     split[rows] = _TEST
