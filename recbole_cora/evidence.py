@@ -74,6 +74,9 @@ def _one_kind(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float
 def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDArray[np.float32]:
     """Scores of the train rows, in order [train rows]: each by a model trained on the other `folds` - 1 parts of them.
 
+    A label also stands in the histories of the user's later rows, which a sequential model reads: `leave_out` takes it
+    out of those too.
+
     Args:
         config: the encoder's; each part's model is trained by it, and stops early on the same valid rows.
         folds: at least 2 random parts.
@@ -81,12 +84,43 @@ def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDAr
     rows, part = random_parts(ratings, folds, config["seed"])
     scores = np.empty(len(rows), dtype=np.float32)
     for fold in range(folds):
-        split = np.where(ratings.split == _TEST, NO_SPLIT, ratings.split).astype(ratings.split.dtype)
-        split[rows[part == fold]] = _TEST
-        stage = Stage(config, replace(ratings, split=split))
+        stage = Stage(config, leave_out(ratings, rows[part == fold]))
         name = f"encoder {config['model']}, fold {fold + 1} of {folds}"
         with TemporaryDirectory() as folder:
             stage.fit(Path(folder), title=name)
             stage.load(Path(folder))
         scores[part == fold] = stage.score("test", title=f"score {name}")
     return scores
+
+
+def leave_out(ratings: Ratings, rows: NDArray[np.int64]) -> Ratings:
+    """Return the same rows with `rows` as the only test rows, and no trace of their labels in what is learned from.
+
+    Every other row, in train (learned from) or valid (stopped by), loses from its history the items that its user rates
+    in `rows`, liked or not: whether an item is missing must not depend on the label either. An item that a user rates
+    several times is lost with all its ratings, as histories do not say which rating an entry comes from.
+
+    `rows` themselves keep their whole histories, as a test row does: a history holds ratings before the row only, so
+    never the row's own label. It may hold other left-out rows of the same user, as a test row's history holds earlier
+    test rows: scoring reads them, training has not.
+
+    A prepared file holds the last 50 items of a history: where so many of them are left out that fewer remain than the
+    encoder reads (25 by default), how many remain still depends on the labels.
+    """
+    split = np.where(ratings.split == _TEST, NO_SPLIT, ratings.split).astype(ratings.split.dtype)
+    split[rows] = _TEST
+
+    # The user of each entry of `liked`. Histories of one user may share entries (they are slices that begin at one
+    # place) or have entries of their own; entries before the first history, or after a user's last one, are in none.
+    some = np.flatnonzero(ratings.history_end > ratings.history_start)
+    starts, first = np.unique(ratings.history_start[some], return_index=True)
+    place = np.searchsorted(starts, np.arange(len(ratings.liked)), side="right")
+    user = np.concatenate([[-1], ratings.user[some[first]]])[place]
+
+    items = len(ratings.item_tokens)
+    stays = ~np.isin(user * items + ratings.liked, ratings.user[rows] * items + ratings.item[rows])
+    before = np.concatenate([[0], np.cumsum(stays)])
+    start, end = before[ratings.history_start], before[ratings.history_end]
+    start[rows], end[rows] = before[-1] + ratings.history_start[rows], before[-1] + ratings.history_end[rows]
+    liked = np.concatenate([ratings.liked[stays], ratings.liked])
+    return replace(ratings, split=split, liked=liked, history_start=start, history_end=end)

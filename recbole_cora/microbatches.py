@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cora import processes
+from recbole_cora import processes, training_state
 from recbole_cora.errors import CoraError
 
 log = logging.getLogger()
@@ -42,7 +42,7 @@ class MicroBatches:
     def __call__(self, batch: Any) -> Tensor:
         rows = len(batch)
         batch = processes.own_rows(batch)
-        state = torch.get_rng_state()
+        states = training_state.random_states() if self._may_shrink else None
         while True:
             size = max(1, -(-len(batch) // self.parts))
             try:
@@ -58,7 +58,8 @@ class MicroBatches:
             self._model.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            torch.set_rng_state(state)
+            if states is not None:
+                training_state.set_random_states(states)
             log.warning(f"out of memory with {size} rows at once: from now on a batch is read in {self.parts} parts")
 
     def _accumulate(self, batch: Any, rows: int, size: int) -> Tensor:

@@ -10,10 +10,11 @@ import pytest
 
 from recbole_cora import metrics, repairs
 from recbole_cora.config import CoraConfig
-from recbole_cora.evidence import out_of_fold_scores
+from recbole_cora.evidence import leave_out, out_of_fold_scores
+from recbole_cora.protocol import histories
 from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
-from recbole_cora.row_features import averages, colikes
+from recbole_cora.row_features import averages, colikes, random_parts
 from recbole_cora.stage import Stage
 
 repairs.apply_all()
@@ -83,6 +84,73 @@ def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig
     label[few[2]] = 1 - label[few[2]]
     after = out_of_fold_scores(config, replace(small, label=label), len(few))
     assert before[2] == after[2] and not np.array_equal(before, after)
+
+
+def _with_label(ratings: Ratings, row: int, label: float) -> Ratings:
+    """The same ratings had the user rated this row so: it enters or leaves the histories of the user's later rows."""
+    labels = ratings.label.copy()
+    labels[row] = label
+    liked, start, end = histories(ratings.user, ratings.item, labels)
+    return replace(ratings, label=labels, liked=liked, history_start=start, history_end=end)
+
+
+def test_a_sequential_encoders_out_of_fold_score_does_not_see_the_rows_own_label(toy: Path, ratings: Ratings) -> None:
+    """Turning the label of an early row, which is in many histories: its own score stays, later rows' scores move."""
+    options = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "epochs": 3, "learning_rate": 0.05}
+    config = CoraConfig(model_class("SAS"), "toy", {**options, "show_progress": False, "seed": 1})
+    rows, _ = random_parts(ratings, 2, 1)
+    place = int(np.flatnonzero(ratings.user[rows] == 3)[2])
+    disliked, liked = (_with_label(ratings, rows[place], label) for label in (0, 1))
+    assert not np.array_equal(disliked.history(rows[place + 5]), liked.history(rows[place + 5]))
+    one, other = (out_of_fold_scores(config, each, 2) for each in (disliked, liked))
+    assert one[place] == other[place]
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["histories share entries", "histories as files give them"])
+def test_what_is_left_out_is_in_no_history_that_is_learned_from(ratings: Ratings, shared: bool) -> None:
+    """Other rows lose the left-out items of their own user alone, left-out rows nothing; rows in no split count too."""
+    item, split = ratings.item.copy(), ratings.split.copy()
+    item[3], item[25] = item[1], item[21]  # rated twice
+    split[::7] = 3
+    liked, start, end = histories(ratings.user, item, ratings.label)
+    if not shared:
+        length = end - start
+        liked = np.concatenate([liked[a:b] for a, b in zip(start, end, strict=True)])
+        end = np.cumsum(length)
+        start = end - length
+    whole = replace(ratings, item=item, split=split, liked=liked, history_start=start, history_end=end)
+    rows, part = random_parts(whole, 3, 1)
+    left_out = rows[part == 0]
+    fold = leave_out(whole, left_out)
+    gone = {(whole.user[row], whole.item[row]) for row in left_out}
+    shorter = 0
+    for row in range(len(whole)):
+        history = whole.history(row).tolist()
+        if row not in left_out:
+            history = [i for i in history if (whole.user[row], i) not in gone]
+        assert fold.history(row).tolist() == history
+        shorter += len(history) < len(whole.history(row))
+    assert shorter > 50
+    assert np.array_equal(fold.rows("test"), left_out) and np.array_equal(fold.rows("valid"), whole.rows("valid"))
+    assert np.array_equal(fold.rows("train"), rows[part != 0])
+
+
+@pytest.mark.parametrize("model", ["MF", "LGCN"])
+def test_encoders_without_histories_score_as_if_nothing_were_taken_out(
+    toy: Path, ratings: Ratings, tmp_path: Path, model: str
+) -> None:
+    """What leaves the histories is nothing to them: a fold's scores are those of a change of split alone."""
+    options = {"embedding_size": 8, "epochs": 2, "show_progress": False, "seed": 1}
+    config = CoraConfig(model_class(model), "toy", options)
+    rows, part = random_parts(ratings, 2, 1)
+    scores = out_of_fold_scores(config, ratings, 2)
+    split = np.where(ratings.split == 2, 3, ratings.split)
+    split[rows[part == 1]] = 2
+    stage = Stage(config, replace(ratings, split=split))
+    stage.fit(tmp_path / "fold", title="")
+    stage.load(tmp_path / "fold")
+    assert np.array_equal(scores[part == 1], stage.score("test"))
 
 
 def test_lgcn_forgets_what_it_propagated_when_other_weights_are_loaded(config: CoraConfig, ratings: Ratings) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,35 @@ def test_out_of_memory_halves_the_parts_until_they_fit() -> None:
     _, accumulated, loss = gradient(1, most=2, may_shrink=True)
     assert loss.parts == 4
     torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_a_retry_draws_the_same_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From torch, on each GPU too (stood in for here by counters, as the tests have none), from numpy and Python."""
+    gpus = [torch.tensor([0]), torch.tensor([0])]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu.clone() for gpu in gpus])
+
+    def set_all(states: list[Tensor]) -> None:
+        for gpu, state in zip(gpus, states, strict=True):
+            gpu.copy_(state)
+
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    draws: list[tuple[float, ...]] = []
+    model = nn.Linear(4, 1)
+
+    def loss(batch: Tensor) -> Tensor:
+        for gpu in gpus:
+            gpu += 1
+        draws.append((torch.rand(1).item(), np.random.rand(), random.random(), *(gpu.item() for gpu in gpus)))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model(batch).mean()
+
+    MicroBatches(loss, model, 1, may_shrink=True)(torch.randn(7, 4))
+    whole, half, *quarters = draws
+    assert whole == half == quarters[0]
+    assert len(set(quarters)) == len(quarters) == 4
 
 
 def test_what_does_not_fit_is_said_in_one_line() -> None:
