@@ -4,7 +4,8 @@
     |-- SettingError          a key, a value, a model or a file name on the command line or in a YAML
     |-- DataError             ratings, titles or splits that cannot be used as they are
     |-- LLMError              a language model folder, its tokenizer, its answers or its family
-    |-- CheckpointError       a saved file that is truncated, foreign, or not ours
+    |-- CheckpointError       a saved file that is foreign, or not ours
+    |   `-- DamagedError      a saved file that is truncated or has changed since it was written
     `-- WriteError            a file that the system would not write: no space, no permission
 
 Each message says what was got, what was expected, and what to do.
@@ -34,6 +35,10 @@ class LLMError(CoraError):
 
 class CheckpointError(CoraError):
     """A saved file that is truncated, foreign, or made for something else."""
+
+
+class DamagedError(CheckpointError):
+    """A saved file that is truncated or has changed since it was written."""
 
 
 class WriteError(CoraError):

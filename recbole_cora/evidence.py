@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import SettingError, nearest
-from recbole_cora.files import content_key, make_folder_whole
+from recbole_cora.files import cached, content_key
 from recbole_cora.protocol import NO_SPLIT, SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.row_features import averages, colikes, random_parts, taste
+from recbole_cora.stage import VERSION as STAGE_VERSION
 from recbole_cora.stage import Stage
 
 EVIDENCE = ("score", "averages", "colikes", "taste")
 _TEST = SPLITS.index("test")
+#: Of the scores in the cache, in their key: raise it where the same encoder and rows get other out-of-fold scores.
+_VERSION = 1
 
 
 def evidence_of(config: CoraConfig, encoder: Stage) -> NDArray[np.float32]:
@@ -59,19 +62,19 @@ def _one_kind(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float
     scores = np.empty(len(ratings), dtype=np.float32)
     for split in ("valid", "test"):
         scores[ratings.rows(split)] = encoder.score(split, title=f"score encoder, {split}")
-    key = content_key(encoder.config.content(), ratings.key(), folds)
+    key = content_key(STAGE_VERSION, _VERSION, encoder.config.content(), ratings.key(), folds)
     kept = Path(config["cache_dir"]) / "encoder_scores" / f"{encoder.config['model']}-{config['dataset']}-{key}"
-    if not kept.is_dir():
 
-        def fill(temporary: Path) -> None:
-            np.save(temporary / "train.npy", out_of_fold_scores(encoder.config, ratings, folds))
+    def fill(temporary: Path) -> None:
+        np.save(temporary / "train.npy", out_of_fold_scores(encoder.config, ratings, folds, temporary))
 
-        make_folder_whole(kept, fill)
-    scores[ratings.rows("train")] = np.load(kept / "train.npy", allow_pickle=False)
+    scores[ratings.rows("train")] = cached(kept, fill, lambda entry: np.load(entry / "train.npy", allow_pickle=False))
     return scores
 
 
-def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDArray[np.float32]:
+def out_of_fold_scores(
+    config: CoraConfig, ratings: Ratings, folds: int, scratch: Path | None = None
+) -> NDArray[np.float32]:
     """Scores of the train rows, in order [train rows]: each by a model trained on the other `folds` - 1 parts of them.
 
     A label also stands in the histories of the user's later rows, which a sequential model reads: `leave_out` takes it
@@ -80,13 +83,14 @@ def out_of_fold_scores(config: CoraConfig, ratings: Ratings, folds: int) -> NDAr
     Args:
         config: the encoder's; each part's model is trained by it, and stops early on the same valid rows.
         folds: at least 2 random parts.
+        scratch: where the parts' checkpoints lie meanwhile; None: in the system's folder for temporary files.
     """
     rows, part = random_parts(ratings, folds, config["seed"])
     scores = np.empty(len(rows), dtype=np.float32)
     for fold in range(folds):
         stage = Stage(config, leave_out(ratings, rows[part == fold]))
         name = f"encoder {config['model']}, fold {fold + 1} of {folds}"
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=scratch) as folder:
             stage.fit(Path(folder), title=name)
             stage.load(Path(folder))
         scores[part == fold] = stage.score("test", title=f"score {name}")

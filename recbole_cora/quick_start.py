@@ -12,9 +12,9 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from recbole_cora import metrics, processes, repairs, report, run_folder
+from recbole_cora import metrics, processes, repairs, report, run_folder, training_state
 from recbole_cora.config import CoraConfig
-from recbole_cora.files import write_json
+from recbole_cora.files import check_writable, write_json
 from recbole_cora.models.cora import CoRA
 from recbole_cora.parts import Parts, ready_parts
 from recbole_cora.parts.llm import with_llm
@@ -120,6 +120,8 @@ def run(
         }
         if processes.is_main():
             write_json(folder / "result.json", result)
+            if not config["keep_states_of_finished"]:
+                training_state.remove_all(folder)
     return {**result, "folder": str(folder)}
 
 
@@ -172,11 +174,22 @@ def _start_logging(config: CoraConfig) -> None:
     """RecBole's logger and format. Its advice on old pandas and torch calls is not the user's to follow."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
+    for folder in ("log", "log_tensorboard"):  # RecBole's, always in the working directory
+        check_writable(Path(folder).absolute(), "make room there, or start the run in another folder")
     init_logger(config)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_stop_writing, handler)  # type: ignore[method-assign]
     if not processes.is_main():
         log.setLevel(logging.ERROR)
     log.info(f"{config['model']} on {config['dataset']}, seed {config['seed']}, device {config['device']}")
     log.debug(config)
+
+
+def _stop_writing(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """Drop a log file that cannot be written any more; the run does not depend on it."""
+    log.removeHandler(handler)
+    log.warning(f"cannot write the log {handler.baseFilename}; the run continues without it")
 
 
 def _log_rows(ratings: Ratings) -> None:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_cora.errors import DataError
-from recbole_cora.files import content_key, make_folder_whole, write_json
+from recbole_cora.files import cached, content_key, write_json
 from recbole_cora.prompts import Asked, PromptEncoder
 from recbole_cora.ratings import Ratings
 
 _ROWS_AT_ONCE = 2000
+#: Of the files in the cache, in its key: raise it where their layout changes, or which history a row's prompt shows.
+#: (`prompts._VERSION` is that of the words and tokens.)
+_VERSION = 1
 
 
 def titles_of(ratings: Ratings) -> list[str]:
@@ -56,6 +59,7 @@ class RowPrompts:
         show_titles: of the history and of the target.
 
     Attributes:
+        key: changes with whatever changes a prompt's tokens.
         shortened: how many prompts lost history items to fit the context window.
     """
 
@@ -73,13 +77,13 @@ class RowPrompts:
     ) -> None:
         self._ratings, self._titles, self._encoder, self._last = ratings, titles_of(ratings), encoder, history_items
         self._features, self._show_titles = features, show_titles
-        folder = cache_dir / f"{ratings.name}-{self._key(questions)}"
-        if not folder.is_dir():
-            make_folder_whole(folder, lambda temporary: self._tokenise(temporary, questions, show_progress))
-        self._ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-        self._ends = np.load(folder / "ends.npy", allow_pickle=False)
-        self._questions = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
-        self.shortened: int = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))["shortened"]
+        self.key = self._key(questions)
+        folder = cache_dir / f"{ratings.name}-{self.key}"
+        self._ids, self._ends, self._questions, self.shortened = cached(
+            folder,
+            lambda temporary: self._tokenise(temporary, questions, show_progress),
+            lambda entry: _load(entry, len(ratings), questions),
+        )
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         return self._ids[self._ends[row] : self._ends[row + 1]]
@@ -111,7 +115,9 @@ class RowPrompts:
         r = self._ratings
         columns = [np.ascontiguousarray(c).tobytes() for c in (r.item, r.liked, r.history_start, r.history_end)]
         said = [side if isinstance(side, str) else list(side) for side in self._features]
-        return content_key(self._encoder.key(), self._last, questions, self._titles, said, self._show_titles, *columns)
+        return content_key(
+            _VERSION, self._encoder.key(), self._last, questions, self._titles, said, self._show_titles, *columns
+        )
 
     def _tokenise(self, folder: Path, questions: bool, show_progress: bool) -> None:
         total = len(self._ratings)
@@ -131,3 +137,18 @@ class RowPrompts:
         if questions:
             np.save(folder / "questions.npy", np.asarray(begins, dtype=np.int32))
         write_json(folder / "prompts.json", {"rows": total, "shortened": self._encoder.shortened})
+
+
+def _load(folder: Path, rows: int, questions: bool) -> tuple[Any, Any, Any, int]:
+    """Ids of all prompts in one row, where each ends [R + 1], where its question begins [R], how many are shortened.
+
+    Raises:
+        OSError, ValueError, EOFError, KeyError: a damaged file.
+    """
+    ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+    ends = np.load(folder / "ends.npy", allow_pickle=False)
+    begins = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
+    about = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    if len(ends) != rows + 1 or ends[-1] != len(ids):
+        raise ValueError(f"tokens of {len(ends) - 1} rows, expected {rows}")
+    return ids, ends, begins, about["shortened"]

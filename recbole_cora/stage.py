@@ -32,6 +32,11 @@ from recbole_cora.trainer import Enough, make_trainer
 
 log = logging.getLogger()
 
+#: Of what a stage learns, in the keys of all that trained stages leave in the cache (encoders, codes, LoRAs, scores).
+#: Raise it where the same settings and rows no longer train to the same weights or scores: after a change to this file,
+#: `trainer`, `rows_dataset`, or one of our models.
+VERSION = 1
+
 #: Builds a model from (config, train dataset); RecBole's models take just these two.
 ModelMaker = Callable[[Any, Any], Any]
 
@@ -120,9 +125,9 @@ class Stage:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable:
                 processes.share(self.model, config["seed"])
-                if state := training_state.latest(folder):
-                    trainer.go_on_from(state)
-                    log.info(f"going on from {state}")
+                if saved := training_state.load(folder, self.identity):
+                    trainer.go_on_from(*saved)
+                    log.info(f"going on from {saved[0]}")
             with _stops_between_steps(trainer) if resumable else nullcontext(), suppress(Enough):
                 trainer.fit(self.train, valid, verbose=verbose, show_progress=False)
             if resumable:

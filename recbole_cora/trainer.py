@@ -208,9 +208,8 @@ class _OurTrainer(Trainer):
             return
         training_state.save(self._folder, self._step, state, self._identity, self.config["keep_states"])
 
-    def go_on_from(self, path: Path) -> None:
-        """Take up the training where `path` was saved. Raises CheckpointError where it is another training's."""
-        state = training_state.load(path, self._identity)
+    def go_on_from(self, path: Path, state: dict[str, Any]) -> None:
+        """Take up the training where `state` was saved in `path`. Raises CheckpointError where it does not fit."""
         checkpoint.put(path, self.model, state["model"])
         checkpoint.put_numbers(self.model, state["numbers"])
         try:

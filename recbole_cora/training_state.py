@@ -7,6 +7,7 @@ header. Never pickle.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 from pathlib import Path
@@ -17,14 +18,21 @@ import torch
 from torch import Tensor
 
 from recbole_cora.checkpoint import read, write
-from recbole_cora.errors import WriteError
+from recbole_cora.errors import CheckpointError, DamagedError, WriteError
 
-_FORMAT = "recbole-cora-training/1"
+log = logging.getLogger()
+
+_KIND = "recbole-cora-training"
 _NAME = re.compile(r"training-(\d+)\.safetensors")
 
 
 def save(folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int) -> Path:
     """Write the state after `step` steps, whole or not at all, and remove all but the last `keep`.
+
+    States of later steps, which were damaged and passed over, are removed too.
+
+    Args:
+        keep: how many to keep, this one included; it stays in any case, as a run without one cannot be resumed.
 
     Raises:
         WriteError: it cannot be written; the one before is as it was.
@@ -32,13 +40,16 @@ def save(folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any
     tensors: dict[str, Tensor] = {}
     rest = json.dumps(_packed(state, tensors))
     path = folder / f"training-{step:08d}.safetensors"
-    header = {"format": _FORMAT, "identity": json.dumps(identity), "state": rest}
+    header = {"identity": json.dumps(identity), "state": rest}
     try:
-        write(path, tensors, header)
+        write(path, _KIND, tensors, header)
     except WriteError as error:
         raise WriteError(f"{error}; {_last_good(folder)}") from None
-    for old in _all(folder)[:-keep]:
-        old.unlink()
+    states = _all(folder)
+    keeps = states[: states.index(path) + 1][-max(keep, 1) :]
+    for other in states:
+        if other not in keeps:
+            other.unlink()
     return path
 
 
@@ -48,9 +59,36 @@ def latest(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """A saved state. Raises CheckpointError for a file that is damaged, foreign, or of another training."""
-    tensors, header = read(path, _FORMAT, identity)
+def load(folder: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder's last state and its path; None: there is none.
+
+    A damaged state is passed over for the one before it, with a warning that names both.
+
+    Raises:
+        CheckpointError: all states are damaged, or the state is foreign or of another training.
+    """
+    states = _all(folder)
+    for number in reversed(range(len(states))):
+        try:
+            return states[number], _read(states[number], identity)
+        except DamagedError as error:
+            if number == 0:
+                which = "its training state is" if len(states) == 1 else f"all {len(states)} training states are"
+                raise CheckpointError(
+                    f"cannot resume {folder}: {which} damaged ({error}); remove the folder and run again"
+                ) from None
+            log.warning(f"{states[number]} is damaged; resuming from the state before it, {states[number - 1]}")
+    return None
+
+
+def remove_all(folder: Path) -> None:
+    """Remove the folder's states: of a finished run, they serve nothing."""
+    for state in _all(folder):
+        state.unlink()
+
+
+def _read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    tensors, header = read(path, _KIND, identity)
     state: dict[str, Any] = _unpacked(json.loads(header["state"]), tensors)
     return state
 

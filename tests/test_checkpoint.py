@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recbole_cora import checkpoint
-from recbole_cora.errors import CheckpointError, WriteError
+from recbole_cora.errors import CheckpointError, DamagedError, WriteError
 
 IDENTITY = {"model": "Line", "split of the rows": "abc"}
 
@@ -60,6 +60,65 @@ def test_a_pickle_is_refused_unread(tmp_path: Path, protocol: int) -> None:
     torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="refused unread"):
         checkpoint.load(path, nn.Linear(3, 2), IDENTITY)
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"])
+def test_a_checkpoint_whose_header_length_reads_as_a_pickle_loads(tmp_path: Path, start: bytes) -> None:
+    """The length of its header, its first 8 bytes, may be 0x0280 or the like."""
+    model, other, path = nn.Linear(3, 2), nn.Linear(3, 2), tmp_path / checkpoint.WEIGHTS
+    checkpoint.save(path, model, {"pad": ""})
+    pad = "x" * (int.from_bytes(start, "little") - int.from_bytes(path.read_bytes()[:8], "little"))
+    checkpoint.save(path, model, {"pad": pad})
+    assert path.read_bytes()[:2] == start
+    checkpoint.load(path, other, {"pad": pad})
+    assert torch.equal(model.weight, other.weight)
+
+
+def test_a_bit_that_has_changed_anywhere_is_refused(saved: Path) -> None:
+    """In the weights, their names, shapes and dtypes, or the identity: any bit of the file."""
+    whole = saved.read_bytes()
+    for place in range(len(whole)):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(saved, nn.Linear(3, 2), {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_bit_of_the_weights_is_enough(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The lowest one of the last weight, in any dtype; the message says that the file is damaged."""
+    path = tmp_path / checkpoint.WEIGHTS
+    checkpoint.save(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
+    checkpoint.load(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
+    whole = path.read_bytes()
+    itemsize = dtype.itemsize
+    path.write_bytes(whole[:-itemsize] + bytes([whole[-itemsize] ^ 1]) + whole[len(whole) - itemsize + 1 :])
+    with pytest.raises(DamagedError, match="does not match its checksum"):
+        checkpoint.load(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    """And the model keeps the weights it had; an infinite buffer, such as a mask, is none."""
+    path, sick, model = tmp_path / checkpoint.WEIGHTS, nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.nn.init.constant_(sick.bias[1:], value)
+    checkpoint.save(path, sick, IDENTITY)
+    before = model.bias.tolist()
+    with pytest.raises(CheckpointError, match="'bias' holds NaN or infinite weights"):
+        checkpoint.load(path, model, IDENTITY)
+    assert model.bias.tolist() == before
+    masked = nn.Linear(3, 2)
+    masked.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    checkpoint.save(path, masked, IDENTITY)
+    checkpoint.load(path, masked, IDENTITY)
+
+
+def test_a_checkpoint_of_the_version_before_loads(tmp_path: Path) -> None:
+    """It has the format recbole-cora/1 and no checksum."""
+    model, other, path = nn.Linear(3, 2), nn.Linear(3, 2), tmp_path / checkpoint.WEIGHTS
+    header = {"format": "recbole-cora/1", "identity": json.dumps(IDENTITY)}
+    save_file(model.state_dict(), path, metadata=header)
+    checkpoint.load(path, other, IDENTITY)
+    assert torch.equal(model.weight, other.weight)
 
 
 def test_the_difference_of_identity_is_named(saved: Path) -> None:

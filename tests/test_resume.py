@@ -51,6 +51,10 @@ def run(name: str, **options: Any) -> dict[str, Any]:
     return recbole_cora.run(model=model, dataset="toy", options=settings)
 
 
+def states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("training-*"))
+
+
 class _PulledOut(BaseException):
     """As if the power had gone: nothing is saved any more."""
 
@@ -86,16 +90,28 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pyt
     assert len([path for path in Path("saved").iterdir() if path.is_dir()]) == 7  # none was begun twice
 
 
-def test_the_last_states_are_kept(toy: Path) -> None:
-    """Two, unless it is said otherwise; and a finished run is not gone on with."""
+@pytest.fixture
+def states_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run keeps its training states."""
+    monkeypatch.setattr(training_state, "remove_all", lambda folder: None)
+
+
+def test_the_last_states_are_kept(toy: Path, states_stay: None) -> None:
+    """Two, unless it is said otherwise."""
     folder = Path(run("MF")["folder"])
-    assert len(list(folder.glob("training-*"))) == 2
+    assert [path.name for path in states(folder)] == [f"training-{step:08d}.safetensors" for step in (12, 14)]
+
+
+def test_a_finished_run_leaves_no_states_and_is_not_resumed(toy: Path) -> None:
+    """Its states go once its result is written."""
+    folder = Path(run("MF")["folder"])
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json", "run.json"]
     with pytest.raises(CheckpointError, match="is finished"):
         run("MF", resume=str(folder))
     assert run("MF", resume="auto")["folder"] != str(folder)
 
 
-def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path) -> None:
+def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path, states_stay: None) -> None:
     """It ends validated and scored; with more steps allowed, its training is taken up."""
     result = run("CoRA", max_steps=5)
     assert training_state.latest(Path(result["folder"])).name == "training-00000005.safetensors"  # type: ignore[union-attr]
@@ -103,12 +119,12 @@ def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path) -> None:
     assert run("CoRA", resume=result["folder"])["test"] == run("CoRA")["test"]
 
 
-def stopped(monkeypatch: pytest.MonkeyPatch, name: str = "MF", step: int = 5) -> Path:
+def stopped(monkeypatch: pytest.MonkeyPatch, parent: Path = Path("saved"), name: str = "MF", step: int = 5) -> Path:
     """The folder of a run that was pulled out."""
     with monkeypatch.context() as patch, pytest.raises(_PulledOut):
         patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
-        run(name)
-    (folder,) = (path for path in Path("saved").iterdir() if path.is_dir())
+        run(name, checkpoint_dir=str(parent))
+    (folder,) = (path for path in parent.iterdir() if path.is_dir())
     return folder
 
 
@@ -131,7 +147,7 @@ def test_another_llm_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, fold
     shutil.copytree(folders["llama"], llm)
     settings = {"llm": str(llm), "dtype": "float32", "steps_per_epoch": 2, "epochs": 2, "hidden": 32, "rank": 4}
     monkeypatch.setitem(TRAININGS, "other", ("CoRA", {**CORA, **settings}))
-    folder = stopped(monkeypatch, "other", step=3)
+    folder = stopped(monkeypatch, name="other", step=3)
     weights = load_file(llm / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, llm / "model.safetensors", metadata={"format": "pt"})
@@ -198,7 +214,7 @@ def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str
     assert not list(folder.glob(".*"))
 
 
-def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path) -> None:
+def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path, states_stay: None) -> None:
     """After 7 steps, amid the second epoch: scored as it stands; with more steps allowed, it ends as if never cut."""
     cut = run("CoRA", max_steps=7)
     state = training_state.latest(Path(cut["folder"]))
@@ -226,14 +242,98 @@ def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, m
 
 
 @pytest.mark.parametrize("kept", [0, 8, 100, -1])
-def test_a_damaged_state_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    """Wherever it was cut."""
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kept: int
+) -> None:
+    """Wherever it was cut: the warning names both, and the run ends as if it had not been stopped."""
+    whole = run("MF")
+    folder = stopped(monkeypatch, Path("stopped"))
+    before, last = states(folder)
+    last.write_bytes(last.read_bytes()[:kept])
+    with monkeypatch.context() as patch, pytest.raises(_PulledOut):  # its next state must not lose to the damaged one
+        patch.setattr(_OurTrainer, "_between_steps", pull_out_before(3))
+        run("MF", resume=str(folder), keep_states=1)
+    assert f"{last} is damaged; resuming from the state before it, {before}" in caplog.text
+    again = run("MF", resume=str(folder), keep_states=1)
+    assert [again[key] for key in ("test", "valid", "curve")] == [whole[key] for key in ("test", "valid", "curve")]
+    assert weights(again["folder"]) == weights(whole["folder"])
+
+
+def test_where_all_states_are_damaged_the_run_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that names its folder."""
     folder = stopped(monkeypatch)
-    state = training_state.latest(folder)
-    assert state is not None
-    state.write_bytes(state.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"truncated|not a safetensors"):
+    for state in states(folder):
+        state.write_bytes(state.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"cannot resume {folder}: all 2 training states are damaged") as caught:
         run("MF", resume=str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_in_which_a_bit_has_changed_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Any bit of its tensors or of its header: the state before it is read, or none."""
+    for step in (1, 2):
+        training_state.save(tmp_path, step, {"model": torch.arange(4.0), "step": step}, {}, keep=2)
+    before, last = states(tmp_path)
+    whole = last.read_bytes()
+    for place in range(8, len(whole), 3):
+        last.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            path, state = training_state.load(tmp_path, {}) or (None, {})
+        except CheckpointError:  # its format is another one now
+            assert b"format" in whole[place - 40 : place + 40]
+            continue
+        assert (path, state["step"]) == (before, 1) or last.read_bytes() == whole, place
+
+
+@pytest.mark.parametrize(("keep", "stay"), [(0, [6]), (1, [6]), (2, [5, 6]), (9, [1, 2, 3, 4, 5, 6])])
+def test_as_many_states_stay_as_asked_and_the_newest_in_any_case(tmp_path: Path, keep: int, stay: list[int]) -> None:
+    """Without one a run could not be resumed."""
+    for step in range(1, 7):
+        training_state.save(tmp_path, step, {"step": step}, {}, keep)
+    assert [path.name for path in states(tmp_path)] == [f"training-{step:08d}.safetensors" for step in stay]
+    training_state.remove_all(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"\xff", b'"text"'])
+def test_a_damaged_run_does_not_stop_the_others_from_being_resumed(
+    toy: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    """It is passed over with a warning; asked for by name, it is refused."""
+    config = settings_of_a_run()
+    config["resume"] = "auto"
+    with run_folder.opened(config) as good:
+        (good / "kept").touch()
+    bad = good.with_name("MF-toy-damaged")
+    bad.mkdir()
+    (bad / "run.json").write_bytes(damaged)
+    with run_folder.opened(config) as resumed:
+        assert resumed == good
+    assert f"{bad / 'run.json'} is damaged" in caplog.text
+    config["resume"] = str(bad)
+    with pytest.raises(CheckpointError, match=r"run.json is damaged"):
+        run_folder.check(config)
+
+
+def test_a_run_folder_is_there_with_its_settings_or_not_at_all(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its settings cannot be written, nothing is left; what a killed process left is swept by the next run."""
+    config = settings_of_a_run()
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", full)
+        with pytest.raises(WriteError, match=r"cannot write saved/MF-toy-.*\(no space left\).*--checkpoint_dir="):
+            run_folder.opened(config).__enter__()
+    assert not list(Path("saved").iterdir())
+    with monkeypatch.context() as patch, files.hidden_folder(Path("saved"), "living") as living:
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        with files.hidden_folder(Path("saved"), "killed") as killed:
+            (killed / "half").touch()
+        patch.undo()
+        with run_folder.opened(config) as folder:
+            assert sorted(path.name for path in Path("saved").iterdir()) == sorted([living.name, folder.name])
 
 
 def test_a_full_disk_leaves_the_state_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from recbole_cora.llm.packed import NAME, packed_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTISED = ("4bit", "8bit")
+_MISTRAL = "tekken.json"  # Mistral's tokenizers of late are this file alone
 #: What reading a foreign folder or running a foreign model may raise.
 FAILURES = (
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
@@ -63,10 +64,8 @@ def load(
         device_map = device_map or {"": torch.device(device).index or 0 if torch.cuda.is_available() else device}
     if offload_folder is not None:
         common["offload_folder"] = offload_folder
+    tokenizer = _tokenizer(source, folder.is_dir(), revision=revision, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source,
             dtype=kind,
@@ -83,6 +82,43 @@ def load(
         lacking = sorted(info["missing_keys"])
         raise LLMError(f"'{path}' lacks {len(lacking)} weights, such as {lacking[0]}; expected a complete causal LM")
     return (model if device_map is not None else model.to(device)), tokenizer
+
+
+def _tokenizer(source: str, is_folder: bool, **options: Any) -> Any:
+    """The tokenizer of an LLM.
+
+    Without its settings or its vocabulary `transformers` makes one from the kind of model alone: with other special
+    tokens, or an empty vocabulary. Such a folder is refused.
+
+    Raises:
+        LLMError: it cannot be read, or a file is missing.
+    """
+    files = {path.name for path in Path(source).iterdir()} if is_folder else set()
+    remedy = "copy it from where the LLM came from, or write it by tokenizer.save_pretrained"
+    if is_folder and not files & {"tokenizer_config.json", _MISTRAL}:
+        raise LLMError(f"the LLM folder '{source}' has no tokenizer_config.json; {remedy}")
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # the tokenizers library raises no other class
+        raise LLMError(
+            f"cannot read the tokenizer of the LLM '{source}': {line_of(error)}; expected files that "
+            "tokenizer.save_pretrained has written"
+        ) from None
+    names = sorted(getattr(tokenizer, "vocab_files_names", {}).values())
+    if is_folder and names and not files & {*names, _MISTRAL}:
+        raise LLMError(f"the LLM folder '{source}' has no vocabulary: none of {', '.join(names)}; {remedy}")
+    return tokenizer
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer as an ordinary Hugging Face folder. Raises OSError where the system refuses."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) in (SafetensorError, Exception):  # how safetensors and tokenizers tell of a full disk
+            raise OSError(line_of(error)) from None
+        raise
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

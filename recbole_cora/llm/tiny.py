@@ -18,12 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_cora.errors import LLMError
-from recbole_cora.files import make_folder_whole
 from recbole_cora.llm.answers import answer_tokens
-from recbole_cora.llm.hub import make_llama, wrap_tokenizer
+from recbole_cora.llm.hub import make_llama, save, wrap_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024
+#: Of this LLM, in its key in the cache: raise it where the same texts, seed and sizes make another one.
+VERSION = 1
 _TOKENIZER_TEXTS = 5000  # more of them give the same tokens
 
 
@@ -39,7 +40,7 @@ def make_tiny_llm(
     length: int = 128,
     show_progress: bool = True,
 ) -> None:
-    """Train the tiny LLM on `texts` and write it to `folder`, whole or not at all; an existing folder is kept.
+    """Train the tiny LLM on `texts` and write it to `folder`.
 
     Args:
         texts: documents (prompts with their answers, item texts, histories), read in a seeded random order.
@@ -49,31 +50,28 @@ def make_tiny_llm(
 
     Raises:
         LLMError: no text.
+        OSError: it cannot be written.
     """
     if not any(texts):
         raise LLMError("no text to train the tiny LLM on; expected prompts, titles or histories")
 
-    def fill(temporary: Path) -> None:
-        shuffled = random.Random(seed).sample(texts, len(texts))
-        tokenizer = wrap_tokenizer(train_tokenizer(shuffled[:_TOKENIZER_TEXTS]), MAX_TOKENS)
-        answer_tokens(tokenizer, ("Yes", "No"))  # refuses a tokenizer that splits them
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(seed)
-            model = make_llama(
-                vocab_size=len(tokenizer),
-                hidden=hidden,
-                layers=layers,
-                heads=max(1, hidden // 32),
-                intermediate=round(hidden * 8 / 3 / 8) * 8,
-                max_tokens=MAX_TOKENS,
-                special={f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
-            )
-            stream = _stream(tokenizer, shuffled, steps * batch * length)
-            _train(model, stream, seed, steps, batch, length, show_progress)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-
-    make_folder_whole(folder, fill)
+    shuffled = random.Random(seed).sample(texts, len(texts))
+    tokenizer = wrap_tokenizer(train_tokenizer(shuffled[:_TOKENIZER_TEXTS]), MAX_TOKENS)
+    answer_tokens(tokenizer, ("Yes", "No"))  # refuses a tokenizer that splits them
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        model = make_llama(
+            vocab_size=len(tokenizer),
+            hidden=hidden,
+            layers=layers,
+            heads=max(1, hidden // 32),
+            intermediate=round(hidden * 8 / 3 / 8) * 8,
+            max_tokens=MAX_TOKENS,
+            special={f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        )
+        stream = _stream(tokenizer, shuffled, steps * batch * length)
+        _train(model, stream, seed, steps, batch, length, show_progress)
+    save(model, tokenizer, folder)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:

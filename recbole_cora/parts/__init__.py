@@ -123,8 +123,9 @@ def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[s
     own = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
     also = {**parts.identity, "titles in the prompt": True}
     also.pop("CF encoder", None)
-    make = partial(own.model_class, llm=llm, prompts=ready_prompts(own, ratings, llm), lora=parts.given["lora"])
-    stage = ready_stage(own, ratings, "lora", make=make, also=also, folder=folder)
+    prompts = ready_prompts(own, ratings, llm)
+    make = partial(own.model_class, llm=llm, prompts=prompts, lora=parts.given["lora"])
+    stage = ready_stage(own, ratings, "lora", make=make, also=also, reads=prompts.key, folder=folder)
     return {name: tensor.detach().clone() for name, tensor in stage.model.lora.state_dict().items()}
 
 

@@ -12,9 +12,10 @@ import torch
 from recbole_cora import processes
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import LLMError, SettingError
-from recbole_cora.files import content_key
+from recbole_cora.files import cached, content_key
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import show_loading_bars
+from recbole_cora.llm.tiny import VERSION as TINY_VERSION
 from recbole_cora.llm.tiny import make_tiny_llm
 from recbole_cora.prompts import PromptEncoder, clean_title, load_template
 from recbole_cora.ratings import Ratings
@@ -76,14 +77,17 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
     if name == "tiny":
         texts = tiny_texts(ratings, config)
         sizes = {k: config[k] for k in ("tiny_hidden", "tiny_layers", "tiny_steps")}
-        key = content_key(sizes, config["seed"], texts)
+        key = content_key(TINY_VERSION, sizes, config["seed"], texts)
         folder = Path(config["cache_dir"]) / "llm" / f"tiny-{config['dataset']}-{key}"
-        if not folder.is_dir():
+
+        def fill(temporary: Path) -> None:
             log.info(f"making the tiny LLM in {folder}")
             make_tiny_llm(
-                folder, texts, seed=config["seed"], steps=config["tiny_steps"], hidden=config["tiny_hidden"],
+                temporary, texts, seed=config["seed"], steps=config["tiny_steps"], hidden=config["tiny_hidden"],
                 layers=config["tiny_layers"], show_progress=config.show_progress,
             )  # fmt: skip
+
+        cached(folder, fill, lambda entry: None)  # its manifest tells damage; FrozenLLM reads it
         path = str(folder)
     llm = FrozenLLM.load(
         path, revision=config["llm_revision"], dtype=config["dtype"], quantised=config["quantised"],

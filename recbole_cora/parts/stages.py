@@ -6,20 +6,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from recbole_cora import checkpoint
 from recbole_cora.config import CoraConfig
-from recbole_cora.files import content_key, make_folder_whole, write_json
+from recbole_cora.files import cached, content_key, write_json
 from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class
+from recbole_cora.stage import VERSION as STAGE_VERSION
 from recbole_cora.stage import ModelMaker, Stage
 
 log = logging.getLogger()
 
 #: Settings that an earlier stage takes over from the run's; everything else is its own.
 _SHARED = (
-    "data_path", "cache_dir", "seed", "reproducibility", "show_progress", "state", "use_gpu", "threshold", "eval_args",
-    "title_field", "history_items", "field_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD",
-    "LABEL_FIELD",
+    "data_path", "cache_dir", "checkpoint_dir", "seed", "reproducibility", "show_progress", "state", "use_gpu",
+    "threshold", "eval_args", "title_field", "history_items", "field_separator", "USER_ID_FIELD", "ITEM_ID_FIELD",
+    "RATING_FIELD", "TIME_FIELD", "LABEL_FIELD",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def ready_stage(
     *,
     make: ModelMaker | None = None,
     also: dict[str, Any] | None = None,
+    reads: str = "",
     folder: Path | None = None,
     history_length: int | None = None,
 ) -> Stage:
@@ -49,25 +50,25 @@ def ready_stage(
         config: of this stage.
         kind: what it is for, in a log; and its folder in the cache.
         make, also, history_length: as a Stage takes them.
+        reads: a key of what the stage reads beside the rows, such as its prompts.
 
     Raises:
         CheckpointError: a `folder` of another model, split or vocabulary.
     """
     name = config["model"]
     stage = Stage(config, ratings, make, also, history_length)
-    key = content_key(config.content(), stage.identity)
-    kept = folder or Path(config["cache_dir"]) / kind / f"{name}-{config['dataset']}-{key}"
-    if folder is None and not (kept / checkpoint.WEIGHTS).is_file():
-        log.info(f"training {name} ({kind})")
+    if folder is not None:
+        stage.load(folder)
+    else:
+        key = content_key(STAGE_VERSION, config.content(), stage.identity, reads)
+        folder = Path(config["cache_dir"]) / kind / f"{name}-{config['dataset']}-{key}"
 
         def fill(temporary: Path) -> None:
+            log.info(f"training {name} ({kind})")
             stage.fit(temporary, title=f"{kind}: {name}")
-            write_json(
-                temporary / "result.json",
-                {"model": name, "dataset": config["dataset"], "config": dict(config.settings)},
-            )
+            run = {"model": name, "dataset": config["dataset"], "config": dict(config.settings)}
+            write_json(temporary / "result.json", run)
 
-        make_folder_whole(kept, fill)
-    stage.load(kept)
-    log.info(f"{name} ({kind}) from {kept}")
+        cached(folder, fill, stage.load)
+    log.info(f"{name} ({kind}) from {folder}")
     return stage
