@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from recbole_cora.errors import CheckpointError, DataError, SettingError, nearest
 
 
 def restore_numpy_aliases() -> None:
@@ -51,9 +58,104 @@ def stop_anomaly_detection() -> None:
     torch.autograd.set_detect_anomaly(False)
 
 
+def draw_no_more_than_there_are() -> None:
+    """RecBole's DGCF draws as many users and items as the larger of the two has in a batch, without replacement: on
+    data where the smaller has fewer it raises."""
+    module: Any = importlib.import_module("recbole.model.general_recommender.dgcf")
+    if hasattr(module.sample_cor_samples, "capped"):
+        return
+    original = module.sample_cor_samples
+
+    def capped(n_users: int, n_items: int, size: int) -> Any:
+        return original(n_users, n_items, min(size, n_users, n_items))
+
+    vars(capped)["capped"] = True
+    module.sample_cor_samples = capped
+
+
+class _Instead:
+    """A module with some of its names replaced."""
+
+    def __init__(self, module: ModuleType, **replaced: Any) -> None:
+        self._module = module
+        vars(self).update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+#: RecBole's models that read weights of an earlier training by `torch.load`.
+READ_WEIGHTS = (
+    "general_recommender.convncf", "general_recommender.nais", "general_recommender.neumf", "general_recommender.ract",
+    "context_aware_recommender.kd_dagfm", "sequential_recommender.s3rec",
+)  # fmt: skip
+
+
+def read_no_pickled_weights() -> None:
+    """Six of RecBole's models begin with weights that `torch.load` reads from a path in a setting. Its `.pth` files
+    hold a pickled Config, which torch refuses or, told otherwise, runs. Here they read a run folder of this package."""
+    for name in READ_WEIGHTS:
+        module: Any = importlib.import_module(f"recbole.model.{name}")
+        module.torch = _Instead(torch, load=_saved_weights)
+
+
+def _saved_weights(path: Any, **_: Any) -> dict[str, Any]:
+    """What RecBole expects of `torch.load`, from the safetensors file of a run folder. Raises CheckpointError."""
+    file = Path(str(path))
+    file = file / "model.safetensors" if file.is_dir() else file
+    try:
+        return {"state_dict": load_file(file)}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read weights from {path!r} ({' '.join(str(error).split())}); give the folder of an earlier run of "
+            "recbole-cora (RecBole's own .pth files are pickles, which can run code: they are never read)"
+        ) from None
+
+
+def read_no_pickled_vectors() -> None:
+    """RecBole's LDiffRec reads `item_emb.npy` from the dataset's folder with `allow_pickle=True`: a file that comes
+    with a dataset would run code."""
+    module: Any = importlib.import_module("recbole.model.general_recommender.ldiffrec")
+    module.np = _Instead(np, load=_saved_array)
+
+
+def _saved_array(path: Any, **_: Any) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"cannot read the item vectors {path} ({error}); expected a .npy file of numbers (one with Python objects "
+            "is a pickle, which can run code: it is never read)"
+        ) from None
+
+
+def evaluate_no_setting() -> None:
+    """RecBole's KD_DAGFM passes the setting `teacher` to `eval`. Its module gets an `eval` of its own, which knows the
+    names of the module's classes alone."""
+    module: Any = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
+    teachers = {
+        name: cls
+        for name, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and hasattr(cls, "FeatureInteraction") and not hasattr(cls, "predict")
+    }
+
+    def teacher(name: str) -> type:
+        if name not in teachers:
+            raise SettingError(
+                f"KD_DAGFM's teacher is {name!r}; expected one of {', '.join(teachers)}{nearest(name, teachers)}"
+            )
+        return teachers[name]
+
+    module.eval = teacher
+
+
 def apply_all() -> None:
     """Apply every repair; calling it again changes nothing."""
     restore_numpy_aliases()
     restore_dok_update()
     read_atomic_files_literally()
     stop_anomaly_detection()
+    draw_no_more_than_there_are()
+    read_no_pickled_weights()
+    read_no_pickled_vectors()
+    evaluate_no_setting()

@@ -7,16 +7,19 @@ user and item features of context models are still RecBole's to read.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataset import Dataset
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_cora.errors import DataError
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
+from recbole_cora.recbole_needs import check_knowledge
 
 if TYPE_CHECKING:
     from recbole_cora.config import CoraConfig
@@ -27,7 +30,6 @@ ROW = "row"
 _TYPE_TO_DATASET = {
     ModelType.SEQUENTIAL: "SequentialDataset",
     ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
-    ModelType.DECISIONTREE: "DecisionTreeDataset",
 }
 
 
@@ -50,6 +52,26 @@ class _RowsMixin(Dataset):
         self.user_feat = self._features(token, dataset_path, FeatureSource.USER, "uid_field", wanted)
         self.item_feat = self._features(token, dataset_path, FeatureSource.ITEM, "iid_field", wanted)
         self._load_additional_feat(token, dataset_path)
+        if isinstance(self, KnowledgeBasedDataset):
+            self._load_knowledge(token, dataset_path)
+
+    def _load_knowledge(self, token: str, path: str) -> None:
+        """The triples of the `.kg` file, and which item is which entity by the `.link` file.
+
+        Raises:
+            DataError: a file is missing, or lacks a column.
+        """
+        graph = (self.head_entity_field, self.relation_field, self.tail_entity_field)
+        for suffix, fields in (("kg", graph), ("link", (self.iid_field, self.entity_field))):
+            _check_columns(Path(path) / f"{token}.{suffix}", fields, self.config)
+        self.kg_feat = self._load_kg(token, path)
+        self.item2entity, self.entity2item = self._load_link(token, path)
+
+    def _get_load_and_unload_col(self, source: Any) -> Any:
+        """As RecBole's; the files of a knowledge graph are read whole where `load_col` does not name them."""
+        load, unload = super()._get_load_and_unload_col(source)
+        whole = load == set() and source in (FeatureSource.KG, "link")
+        return (None if whole else load), unload
 
     def _features(self, token: str, path: str, source: FeatureSource, field: str, wanted: Any) -> pd.DataFrame | None:
         if source.value not in wanted:
@@ -59,8 +81,21 @@ class _RowsMixin(Dataset):
         # An item that nobody rated would only lengthen the vocabulary; one without features keeps its rows.
         return None if feat is None else feat[feat[getattr(self, field)].isin(rated)].reset_index(drop=True)
 
+    def get_preload_weight(self, field: str) -> Any:
+        """Preloaded vectors [ids, d] as float32: RecBole reads float64, which its KSR multiplies with float32."""
+        return super().get_preload_weight(field).astype(np.float32)
+
     def _data_filtering(self) -> None:
-        """Rows are final before RecBole sees them."""
+        """Rows are final before RecBole sees them; of a knowledge graph, triples and links may be left out."""
+        if not isinstance(self, KnowledgeBasedDataset):
+            return
+        self._filter_kg_by_triple_num()
+        self.kg_feat = self.kg_feat.reset_index(drop=True)
+        entities = set(self.kg_feat[self.head_entity_field]) | set(self.kg_feat[self.tail_entity_field])
+        rated = set(self.inter_feat[self.iid_field])
+        links = {item: entity for item, entity in self.item2entity.items() if item in rated and entity in entities}
+        self.item2entity, self.entity2item = links, {entity: item for item, entity in links.items()}
+        check_knowledge(self)  # RecBole drops the rows of an item without a link; here they stay, as for every model
 
     def _set_label_by_threshold(self) -> None:
         """Labels are final before RecBole sees them."""
@@ -94,6 +129,11 @@ class _RowsMixin(Dataset):
         else:
             lists = np.zeros(present.shape, dtype=np.int64)
         fields = {list_field: torch.from_numpy(lists), length_field: torch.from_numpy(np.maximum(length, 1))}
+        if hasattr(self, "neg_item_list_field"):  # DIEN's: an item at random beside each of the history, but not it
+            other = np.random.default_rng(self.config["seed"]).integers(1, max(2, self.item_num - 1), len(r.liked))
+            other += other >= ids[r.liked]
+            negatives = np.where(present, other[np.where(present, position, 0)], 0) if len(r.liked) else lists
+            fields[self.neg_item_list_field] = torch.from_numpy(negatives)
         self.inter_feat.update(_interaction(fields))
 
     def build(self) -> list[Dataset]:
@@ -112,6 +152,19 @@ def _interaction(fields: dict[str, torch.Tensor]) -> Any:
     from recbole.data.interaction import Interaction
 
     return Interaction(fields)
+
+
+def _check_columns(path: Path, fields: tuple[str, ...], config: CoraConfig) -> None:
+    """Raises DataError where an atomic file is missing or lacks one of these columns."""
+    try:
+        with path.open(encoding=config["encoding"]) as file:
+            header = file.readline().rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{config['model']} needs the file {path}, which cannot be read ({error.strerror})") from None
+    columns = [column.split(":")[0] for column in header.split(config["field_separator"])]
+    for field in fields:
+        if field not in columns:
+            raise DataError(f"{path} has no column '{field}:token' (it has {', '.join(columns)})")
 
 
 def make_dataset(config: CoraConfig, ratings: Ratings, history_length: int | None = None) -> Dataset:

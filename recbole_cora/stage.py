@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.data.utils import create_samplers, get_dataloader
+from recbole.sampler import KGSampler
 from recbole.utils import init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint, processes, training_state
+from recbole_cora import checkpoint, processes, recbole_needs, training_state
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
@@ -69,20 +71,16 @@ class Stage:
         self.seconds: dict[str, float] = {}
         self.curve: list[dict[str, Any]] = []
         make = make or config.model_class
-        self._dataset = dataset = make_dataset(config, ratings, history_length)
-        splits = dataset.build()
-        samplers = create_samplers(config, dataset, splits)
-        shuffles = (config["shuffle"], False, False)
-        self.train, self.valid, self.test = (
-            get_dataloader(config, phase)(config, split, sampler, shuffle=shuffle)
-            for phase, split, sampler, shuffle in zip(
-                ("train", "valid", "test"), splits, samplers, shuffles, strict=True
-            )
-        )
-        self._splits = splits
+        recbole_needs.check_files(config.final_config_dict)
+        with recbole_needs.one_line(config.model_class):
+            self._dataset = dataset = make_dataset(config, ratings, history_length)
+            self._splits = splits = dataset.build()
+            self.train, self.valid, self.test = _loaders(config, dataset, splits)
+        recbole_needs.check_dataset(config.final_config_dict, splits[0])
         # After the data, so that a model starts alike whether its frozen parts were made now or lay in the cache.
         init_seed(config["seed"], config["reproducibility"])
-        self.model = make(config, self.train.dataset).to(config["device"])
+        with recbole_needs.one_line(config.model_class):
+            self.model = make(config, splits[0]).to(config["device"])
         vocabulary = ["\x1f".join(t.tolist()).encode() for t in (ratings.user_tokens, ratings.item_tokens)]
         self.identity = {
             "model": config["model"],
@@ -207,6 +205,23 @@ class Stage:
         split = self._splits[1]
         part = split.copy(split.inter_feat[torch.from_numpy(chosen)])
         return get_dataloader(self.config, "valid")(self.config, part, None, shuffle=False)
+
+
+def _loaders(config: CoraConfig, dataset: Any, splits: list[Any]) -> tuple[Any, Any, Any]:
+    """RecBole's loaders of the three splits for this model."""
+    samplers = create_samplers(config, dataset, splits)
+    train = get_dataloader(config, "train")
+    if issubclass(train, KnowledgeBasedDataLoader):
+        drawing = config["train_neg_sample_args"]["distribution"]  # "none" where the labels are read; triples need one
+        entities = KGSampler(dataset, "uniform" if drawing == "none" else drawing)
+        loader = train(config, splits[0], samplers[0], entities, shuffle=config["shuffle"])
+    else:
+        loader = train(config, splits[0], samplers[0], shuffle=config["shuffle"])
+    valid, test = (
+        get_dataloader(config, phase)(config, split, sampler, shuffle=False)
+        for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
+    )
+    return loader, valid, test
 
 
 @contextmanager

@@ -258,6 +258,15 @@ class _OurTrainer(Trainer):
         if not self._shared or processes.is_main():
             checkpoint.save(Path(self.saved_model_file), self.model, self._identity)
 
+    def pretrain(self, train_data: Any, verbose: bool = True, show_progress: bool = False) -> Any:
+        """RecBole's pre-training (S3Rec, RaCT), whose last weights are the run's: no metric chooses among them."""
+        result = super().pretrain(train_data, verbose, show_progress)  # type: ignore[misc]
+        self._save_checkpoint(self.pretrain_epochs)
+        return result
+
+    def save_pretrained_model(self, epoch: int, saved_model_file: Any) -> None:
+        self._save_checkpoint(epoch)  # RecBole's is a pickle, beside the run's folder
+
     def resume_checkpoint(self, resume_file: Any) -> None:
         raise CheckpointError("resuming RecBole's own .pth checkpoints would unpickle them; give the folder of a run")
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 FLOORS = [
     {"errors", "files", "processes"},
-    {"protocol", "prompts", "settings", "repairs", "metrics", "report"},
+    {"protocol", "prompts", "settings", "repairs", "metrics", "report", "recbole_needs"},
     {"ratings", "rows_dataset", "row_prompts", "row_features", "cf", "controls"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
