@@ -89,7 +89,7 @@ DAMAGES = [empty_all, truncate_all, flip_a_bit, remove_one, no_manifest, no_fold
 def test_damaged_entries_are_made_again_with_a_warning_each(
     toy: Path, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
-    """Each kind of entry, damaged in one way or another: the warning is one line that names it, the scores stay the same."""
+    """Each kind of entry, in some way: the warning is one line that names it, and the scores stay the same."""
     whole = run(model)
     before = entries()
     assert kinds() == KINDS - ({"codes", "lora"} if model == "CoRA" else {"encoder_scores"})
