@@ -4,14 +4,20 @@ Every process holds the whole model and walks through the same batches; of each 
 Gradients are summed and scores gathered, so that weights, metrics and files are those of one process. One of them
 writes.
 
+The main process may train an encoder or a TALLRec for hours before a run begins, while the others wait for it. They
+wait in a group of processes of their own, on gloo: it has no timeout of minutes, keeps no GPU busy, and notices at once
+when a process is gone. Gradients and scores go through the usual group with its usual timeout.
+
 Without a launcher everything here is as if this module were not.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -24,6 +30,9 @@ from recbole_cora.errors import CoraError, SettingError
 
 #: Where launchers say how many processes there are: torchrun, then mpirun's kinds (one of which may have started it).
 _COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+_LONGEST_WAIT = timedelta(days=30)
+#: The group that long waits are in; made by `join`.
+_waiting: dist.ProcessGroup | None = None
 
 
 def count() -> int:
@@ -47,42 +56,93 @@ def join(on_cpu: bool) -> None:
     Accelerate makes the group (nccl on GPUs, gloo else) and takes this process's own GPU. Of mpirun, which `accelerate
     launch` uses on CPUs, it puts the numbers where torchrun has them: `count` and `rank` are right from here on.
     """
+    global _waiting
     if get_int_from_env(_COUNTS, 1) > 1 and not dist.is_initialized():
         PartialState(cpu=on_cpu)
+    if count() > 1 and _waiting is None:
+        _waiting = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End the groups on gloo: the threads of one that is left when the interpreter ends abort the process at times."""
+    if dist.is_initialized():
+        dist.destroy_process_group(None if dist.get_backend() == "gloo" else _waiting)
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The others wait until the main process has left this context: it makes what they then find."""
-    if count() > 1 and not is_main():
-        dist.barrier()
+    """The others wait until the main process has left this context: it makes what they then find.
+
+    Raises:
+        CoraError: in the others, where the main process failed in this context (its own CoraError, if it was one).
+    """
+    if not is_main():
+        _received()
+        yield
+        return
     try:
         yield
-    finally:
-        if count() > 1 and is_main():
-            dist.barrier()
+    except BaseException as error:
+        _send(error=error)
+        raise
+    _send()
 
 
 def wait() -> None:
-    """Until all are here."""
+    """Wait until all processes are here. Raises CoraError where one is gone."""
     if count() > 1:
-        dist.barrier()
+        with _noticing_the_gone():
+            dist.barrier(_waiting)
 
 
 def made_by_main(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the main process, to all; or the CoraError that it raises there, in all."""
+    """Return in all processes what `make` returns in the main process.
+
+    Raises:
+        CoraError: in the others, where the main process failed (its own CoraError, if it was one).
+    """
+    if not is_main():
+        return _received()
+    try:
+        value = make()
+    except BaseException as error:
+        _send(error=error)
+        raise
+    _send(value)
+    return value
+
+
+def _send(value: Any = None, error: BaseException | None = None) -> None:
+    """From the main process to `_received` in the others: a value, or the error to raise there."""
     if count() == 1:
-        return make()
+        return
+    if error is not None and not isinstance(error, CoraError):
+        error = CoraError(f"the main process failed ({type(error).__name__}: {error}); see its own message")
+    with _noticing_the_gone():
+        dist.broadcast_object_list([value, error], group=_waiting)
+
+
+def _received() -> Any:
     box: list[Any] = [None, None]
-    if is_main():
-        try:
-            box[0] = make()
-        except CoraError as error:
-            box[1] = error
-    dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]
+    with _noticing_the_gone():
+        dist.broadcast_object_list(box, group=_waiting)
+    value, error = box
+    if error is not None:
+        raise error
+    return value
+
+
+@contextmanager
+def _noticing_the_gone() -> Iterator[None]:
+    """gloo raises RuntimeError where another process has closed its connections."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CoraError(
+            f"a process of this run is gone ({str(error).strip().splitlines()[0]}); see its own message, then start "
+            "all again (--resume=auto continues a training from its last saved state)"
+        ) from None
 
 
 def gathered(value: Any) -> list[Any]:
@@ -118,19 +178,22 @@ def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
     return float(flat[0])
 
 
-def share(model: Any, seed: int) -> None:
+def share(model: Any, seed: int, *, trains: bool = True) -> None:
     """Make a model that all processes hold one that they train and score together, where there are several.
 
     Its `predict`, while it is not training, computes each row in one process and gives all scores [N] to all. From here
     on each process draws its own random numbers from torch (dropout of its own rows), and the same from numpy and
     Python (negative samples of a batch that all walk through).
 
+    Args:
+        trains: whether it is trained, too.
+
     Raises:
-        SettingError: it normalises over batches, of which each process would see its share alone.
+        SettingError: it is trained and normalises over batches, of which each process would see its share alone.
     """
     if count() == 1:
         return
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if trains and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise SettingError(f"{type(model).__name__} normalises over batches, which processes share; use one process")
     if rank():
         torch.manual_seed(seed + rank())

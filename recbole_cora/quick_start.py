@@ -97,6 +97,7 @@ def run(
     with run_folder.opened(config) as folder:
         if config["checkpoint"]:
             stage.load(Path(config["checkpoint"]))
+            processes.share(stage.model, config["seed"], trains=False)
         else:
             stage.fit(folder, title=f"train {model}", verbose=True, resumable=True, on_valid=on_valid)
             stage.load(folder)

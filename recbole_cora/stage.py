@@ -115,6 +115,8 @@ class Stage:
         config = self.config
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
+            if resumable:
+                processes.share(self.model, config["seed"], trains=False)
             return
         valid = self._early_stopping_rows()
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))

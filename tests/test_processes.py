@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,25 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
 #: On a CPU too: this is the way of `accelerate launch` that starts processes by itself; its other one is mpirun's.
+#: `recbole-cora`, and how many rows this process's CoRA has scored in `rows.RANK`.
+COUNTED = """
+import sys
+from pathlib import Path
+from recbole_cora import processes
+from recbole_cora.cli import main
+from recbole_cora.models.cora import CoRA
+
+rows, predict = [], CoRA.predict
+
+def counted(self, interaction):
+    rows.append(len(interaction))
+    return predict(self, interaction)
+
+CoRA.predict = counted
+status = main(sys.argv[1:])
+Path(f"rows.{processes.rank()}").write_text(str(sum(rows)))
+sys.exit(status)
+"""
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
 
 
@@ -88,9 +108,82 @@ def test_two_processes_train_as_one(toy: Path, model: str) -> None:
 
 
 def test_two_processes_score_as_one(toy: Path) -> None:
-    """Every row once, within 1e-6."""
+    """The scores of a loaded model, within 1e-6; every row is scored once, by one of them."""
     one = ran("CoRA", "one")
-    same_scores(one, ran("CoRA", "two", TORCHRUN, checkpoint=str(one["folder"])), within=1e-6)
+    Path("counted.py").write_text(COUNTED)
+    _, _, *options = arguments("CoRA", checkpoint_dir="two", checkpoint=str(one["folder"]))
+    same_scores(one, result("two", launched([*TORCHRUN, "counted.py", *options])), within=1e-6)
+    scored = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
+    assert sum(scored) == one["rows"]["valid"] + one["rows"]["test"] and min(scored) > 0
+
+
+def both(script: str, port: int) -> list[tuple[int, str]]:
+    """Exit status and standard error of two processes that run the same lines, without a launcher that ends either."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    lines = f"""
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from recbole_cora import processes
+from recbole_cora.errors import CoraError
+
+def main():
+{textwrap.indent(textwrap.dedent(script), "    ")}
+
+try:
+    main()
+except CoraError as error:
+    sys.exit(f"error: {{error}}")
+"""
+    pair = [launched(["-c", lines], RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2", **address) for rank in "01"]
+    try:
+        said = [process.communicate(timeout=60)[1] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(pair, said, strict=True)]
+
+
+def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
+    """What it makes may take hours; steps keep the group's own timeout, here 2 seconds."""
+    script = """
+        dist.init_process_group("gloo", timeout=timedelta(seconds=2))
+        processes.join(on_cpu=True)
+        with processes.main_first():
+            time.sleep(4 if processes.is_main() else 0)
+        assert processes.made_by_main(lambda: time.sleep(4) or "made") == "made"
+        time.sleep(4 if processes.is_main() else 0)
+        processes.wait()
+    """
+    for status, said in both(script, 29581):
+        assert status == 0, said[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("failing", "says"),
+    [
+        ("with processes.main_first(): processes.is_main() and 1 / 0", "ZeroDivisionError: division by zero"),
+        ("processes.made_by_main(lambda: {}['missing'])", "KeyError: 'missing'"),
+        ("processes.is_main() and sys.exit(7)\nprocesses.wait()", "a process of this run is gone"),
+    ],
+)
+def test_no_process_waits_for_a_main_process_that_failed(failing: str, says: str) -> None:
+    """Whatever ended it: the other one ends too, with one line."""
+    main, other = both(f"processes.join(on_cpu=True)\n{failing}\ntime.sleep(600)", 29582)
+    assert main[0] == (7 if "exit" in failing else 1) and other[0] == 1
+    (line,) = [line for line in other[1].splitlines() if line.startswith("error: ")]
+    assert says in line
+
+
+def test_a_mistake_is_the_same_line_in_every_process() -> None:
+    """A CoraError of the main process is raised in all as it is."""
+    script = """
+        processes.join(on_cpu=True)
+        def make():
+            raise CoraError("no such thing")
+        processes.made_by_main(make)
+    """
+    assert all(said.splitlines()[-1] == "error: no such thing" for _, said in both(script, 29583))
 
 
 def test_every_launcher_is_understood(toy: Path) -> None:
