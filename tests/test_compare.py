@@ -12,9 +12,11 @@ import pytest
 
 import recbole_cora
 from recbole_cora import cli, metrics, repairs
-from recbole_cora.compare.experiment import built_in, make_experiment
-from recbole_cora.compare.table import rows_of
+from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
+from recbole_cora.compare.runs import Run
+from recbole_cora.compare.table import rows_of, write_report
 from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.files import write_json
 from recbole_cora.registry import model_class
 from recbole_cora.settings import CoraConfig
 
@@ -133,6 +135,47 @@ def test_a_row_without_a_run_is_empty() -> None:
     experiment = make_experiment(None, ["MF"], "ml-100k", [1], {})
     (row,) = rows_of(experiment, [], {})
     assert row["test"]["auc"] is None and row["seeds"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "bold"),
+    [
+        ({"A": [0.70, 0.72], "B": [0.71, 0.71], "C": [0.60, 0.80]}, {"A", "B"}),  # one mean shown; C's is .7000
+        ({"A": [0.71001, 0.71003], "B": [0.71004, 0.71004]}, {"A", "B"}),  # they differ where none is shown
+        ({"A": [0.9, 0.9], "B": [1.0, 1.0], "C": []}, {"B"}),
+    ],
+)
+def test_bold_is_the_highest_mean_whatever_the_spread(
+    tmp_path: Path, values: dict[str, list[float]], bold: set[str]
+) -> None:
+    """Every row that shows the highest mean is bold, and no other; a row without a value never is."""
+    systems = tuple(System(name, "MF", {}, {}) for name in values)
+    runs = []
+    for system in systems:
+        for seed, value in enumerate(values[system.name]):
+            runs.append(Run(system, seed, tmp_path / f"{system.name}-{seed}"))
+            write_json(runs[-1].folder / "MF/result.json", result_of(value))
+    write_report(Experiment("mine", "toy", (0, 1), {}, systems), runs, {}, tmp_path)
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:3] for line in first_table(tmp_path)}
+    assert cells.keys() == values.keys()
+    assert {name for name, (auc, _) in cells.items() if auc.startswith("**")} == bold
+    assert {name for name, (_, uauc) in cells.items() if uauc.startswith("**")} == bold
+
+
+def result_of(value: float) -> dict[str, Any]:
+    """A run's result with this AUC and UAUC in every split."""
+    scores = {"auc": value, "uauc": value, "logloss": 0.5}
+    splits = ("test", "test_warm", "test_cold", "test_warm_at_least_3", "test_cold_at_least_3", "valid")
+    return {
+        **dict.fromkeys(splits, scores), "trainable_parameters": 1, "llm": None, "seconds": {"train": 1.0},
+        "rows": {"train": 3, "valid": 2, "test": 1}, "uauc_users": {"test": 1}, "versions": {},
+    }  # fmt: skip
+
+
+def first_table(folder: Path) -> list[str]:
+    """The rows of report.md's first table."""
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    return page.split("|---|", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
 
 
 @pytest.mark.parametrize("model", ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "HistoryFeatures"])
