@@ -83,8 +83,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[str, Any] | None) -> str:
+    troubles = [f"- {row['system']}, seed {seed}: {why}" for row in rows for seed, why in row["failed"].items()]
+    troubles += [f"- {row['system']}, seed {seed}: not finished yet" for row in rows for seed in row["missing"]]
+    if troubles:
+        troubles = ["", "Failed or missing:", "", *troubles]
     if first is None:
-        return f"# {experiment.name}\n\nNo run has finished.\n"
+        return "\n".join([f"# {experiment.name} on {experiment.dataset}", "", "No run has finished.", *troubles]) + "\n"
     counts = " / ".join(f"{n:,}" for n in first["rows"].values())
     llms = sorted({row["llm"] for row in rows if row.get("llm")})
     lines = [
@@ -113,11 +117,7 @@ def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[st
             part: _seconds(part) for part in ("llm", "cf_encoder", "lora", "prompts", "train", "score", "total")
         }),
     ]  # fmt: skip
-    troubles = [f"- {row['system']}, seed {seed}: {why}" for row in rows for seed, why in row["failed"].items()]
-    troubles += [f"- {row['system']}, seed {seed}: not run yet" for row in rows for seed in row["missing"]]
-    if troubles:
-        lines += ["", "Failed or missing:", "", *troubles]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *troubles]) + "\n"
 
 
 _Column = Callable[[dict[str, Any]], str]
@@ -139,7 +139,8 @@ def _table(
         for name, column in columns.items():
             bold = name in best and means[name][place] is not None and means[name][place] == highest[name]
             cells.append(f"**{column(row)}**" if bold else column(row))
-        lines.append(f"| {row['system']} | " + " | ".join(cells) + " |")
+        system = row["system"].replace("|", r"\|")  # else it would end the cell
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
     return lines
 
 
