@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
-from recbole_cora.errors import CoraError, Stopped
+from recbole_cora.errors import CoraError, SettingError, Stopped, raise_all
 from recbole_cora.restore import resolve_run
 from recbole_cora.settings.commands import CompareOptions, RunOptions, TuneOptions, split_options
 from recbole_cora.settings.pages import command_help, model_help, models_page
@@ -42,7 +42,8 @@ In a checkout, `python run_recbole_cora.py ...` is `recbole-cora run ...`.
 def run_command(arguments: list[str]) -> None:
     """`run`: one run; its summary, then on the last line the path of its result.json."""
     options = parse_arguments(arguments, alone={"resume": "auto", "models": True})
-    named, options = split_options(RunOptions, options)
+    named, options, problems = split_options(RunOptions, options)
+    raise_all(problems, SettingError)
     if named["models"]:
         print(models_page(), end="")
         return

@@ -53,6 +53,12 @@ class Stopped(BaseException):
         self.status = 128 + signal_number
 
 
+def raise_all(problems: Iterable[str], kind: type[CoraError]) -> None:
+    """Raise one error of that kind that names every problem, each once; return where there is none."""
+    if message := "; ".join(dict.fromkeys(problems)):
+        raise kind(message)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'X'?"` for the known name nearest to `name`, or `""`."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -15,9 +15,9 @@ from recbole.utils import init_logger
 from recbole_cora import metrics, processes, repairs, report, run_folder, training_state
 from recbole_cora.config import CoraConfig
 from recbole_cora.files import check_writable, write_json
+from recbole_cora.llm_choice import with_llm
 from recbole_cora.models.cora import CoRA
 from recbole_cora.parts import Parts, ready_parts
-from recbole_cora.parts.llm import with_llm
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings, load_ratings

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +18,12 @@ import pytest
 
 import recbole_cora
 from recbole_cora import cli, metrics, repairs
-from recbole_cora.compare.experiment import built_in, make_experiment
-from recbole_cora.compare.table import rows_of
+from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
+from recbole_cora.compare.runs import Run, _signals
+from recbole_cora.compare.table import rows_of, write_report
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.files import write_json
 from recbole_cora.registry import model_class
 
 FILE = """
@@ -43,14 +51,35 @@ def _ready() -> None:
 
 
 def compare(*arguments: str) -> int:
-    return cli.main(["compare", "--out=out", "--show_progress=False", *arguments])
+    """Its exit status."""
+    try:
+        return cli.main(["compare", "--out=out", "--show_progress=False", *arguments])
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
 
 
-def test_what_is_missing_is_run_and_nothing_else(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A failed system is in the report with its reason; a second call runs only what is not finished; the numbers are
-    those of the runs."""
+def test_what_is_missing_is_run_and_nothing_else(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed system is in every report from then on with its reason, and makes the exit status 1; a second call runs
+    only what is not finished; the numbers are those of the runs."""
+    pages = []
+
+    def write(*arguments: Any) -> None:
+        write_report(*arguments)
+        pages.append(Path("out/report.md").read_text(encoding="utf-8"))
+
+    monkeypatch.setattr("recbole_cora.compare.command.write_report", write)
     Path("mine.yaml").write_text(FILE, encoding="utf-8")
-    assert compare("--experiment=mine.yaml", "--jobs=2") == 0
+    assert compare("--experiment=mine.yaml", "--jobs=2") == 1
+    assert "error: 2 of 6 runs failed; why stands in out/report.md" in capsys.readouterr().err
+    assert len(pages) == 7  # after each run, and at the end
+    for seed in (1, 2):
+        reasons = [page.split(f"- never, ends, seed {seed}: ")[1].splitlines()[0] for page in pages]
+        assert set(reasons[:-1]) <= {"not finished yet", reasons[-1]} and "became nan" in reasons[-1]
+    reported = ["became nan" in page for page in pages]
+    assert reported == sorted(reported) and reported[-2]  # before the last report, too
     results = sorted(Path("out/runs").glob("*/*/result.json"))
     assert len(results) == 4
     told = json.loads(Path("out/report.json").read_text())
@@ -69,10 +98,11 @@ def test_what_is_missing_is_run_and_nothing_else(toy: Path, capsys: pytest.Captu
     assert {line["system"] for line in lines} == {"Averages", "MF"}
 
     times = {path: path.stat().st_mtime_ns for path in results}
-    results[0].unlink()  # as if it had been killed before its end
-    assert compare("--experiment=mine.yaml") == 0
+    results[0].write_text("{", encoding="utf-8")  # damaged: as if it had been killed before its end
+    assert compare("--experiment=mine.yaml") == 1
     again = sorted(Path("out/runs").glob("*/*/result.json"))
-    assert len(again) == 4 and sum(path in times and path.stat().st_mtime_ns == times[path] for path in again) == 3
+    assert len(again) == 5 and sum(path in times and path.stat().st_mtime_ns == times[path] for path in again) == 3
+    assert not json.loads(Path("out/report.json").read_text())["systems"][0]["missing"]
     assert capsys.readouterr().out.strip().endswith("report.json")
 
 
@@ -98,19 +128,140 @@ def test_settings_go_to_the_systems_that_know_them() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("systems: 3", "are lists"),
-        ("systems: [MF]", "expected a mapping"),
-        ("systems: [{model: MFF}]", "did you mean 'MF'"),
-        ("sistems: []", "did you mean 'systems'"),
-        ("dataset: toy\nsystems: [{model: MF}, {model: MF}]", "two systems are named 'MF'"),
+        ("systems: 3", ["systems is 3; expected a list"]),
+        ("systems: [MF]", ["expected a mapping"]),
+        ("systems: [{model: MFF}]", ["did you mean 'MF'"]),
+        ("sistems: []", ["did you mean 'systems'"]),
+        ("dataset: toy\nsystems: [{model: MF}, {model: MF}]", ["two systems are named 'MF'"]),
+        ("systems: [{model: MF, published: 5}]", ["'published' of system 'MF' is 5"]),
+        ("systems: [{model: MF, published: {toy: 5}}]", ["'published' of system 'MF' has 5 for toy"]),
+        ("systems: [{model: MF, published: {toy: [a, 1]}}]", ["'published' of system 'MF' has ['a', 1] for toy"]),
+        ("systems: [{model: MF, name: [a]}]", ["a system's name is ['a']"]),
+        ("systems: [{model: MF, 3: 4}]", ["system 'MF' has the key 3"]),
+        ("systems: [{model: MF, seed: 4}]", ["'seed' cannot be set here"]),
+        ("dataset: [toy]", ["dataset is ['toy']"]),
+        ("settings: [epochs]", ["settings is ['epochs']"]),
+        ("settings: {resume: auto}", ["'resume' cannot be set here"]),
+        ("seeds: 3", ["seeds is 3"]),
+        ("seeds: [a]", ["seeds is ['a']"]),
+        ("seeds: [true]", ["seeds is [True]"]),
+        ("seeds: [-1]", ["seeds is [-1]"]),
+        ("seeds: []", ["seeds is []"]),
+        ("seeds: [2, 2]", ["seed 2 is there twice"]),
+        (
+            "{seeds: [1, a], settings: 5, dataset: 7, systems: [{model: MF, published: 5, epochs: 0}, {model: MFF}]}",
+            ["seeds is", "settings is 5", "dataset is 7", "published", "epochs is 0", "unknown model 'MFF'"],
+        ),
+        (
+            "{dataset: toy, settings: {learning_rate: fast, lllm: tiny}, systems: [{model: MF}, {model: LGCN}]}",
+            ["unknown setting 'lllm' for all of MF, LGCN", "MF, LGCN: learning_rate is 'fast'"],
+        ),
     ],
 )
-def test_a_wrong_experiment_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
-    """In one line."""
+def test_a_wrong_experiment_says_all_that_is_wrong(tmp_path: Path, text: str, says: list[str]) -> None:
+    """In one line, which names the file; and each mistake once."""
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingError, match=says):
+    with pytest.raises(SettingError) as error:
         make_experiment(str(file), [], None, None, {})
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(f"{file}: ")
+    for problem in says:
+        assert message.count(problem) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--models=MF", "--dataset=toy", "--seeds=1,1"], ["seed 1 is there twice"]),
+        (["--models=MF", "--dataset=toy", "--seeds=[]"], ["seeds is []"]),
+        (["--models=MF", "--dataset=toy", "--seeds=1,b", "--jobs=true"], ["seeds is [1, 'b']", "--jobs is True"]),
+        (["--models=MF", "--dataset=toy", "--seed=3"], ["'seed' cannot be set here"]),
+        (["--models=MF", "--dataset=nowhere"], ["nowhere holds no ratings"]),
+        (["--models=MF", "--dataset=3", "--out=[a]"], ["dataset is 3", "--out is ['a']"]),
+        (["--models=MF", "--dataset=toy", f"--out={'x' * 300}"], ["File name too long"]),
+        (["--models=MF", "--dataset=toy", "--out=a_file"], ["cannot write into a_file"]),
+        ([f"--experiment={'x' * 300}", "--jobs=0"], ["no experiment", "--jobs is 0"]),
+    ],
+)
+def test_a_wrong_command_is_one_line_before_anything_is_run(
+    toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: list[str]
+) -> None:
+    """Exit status 2, everything that is wrong, and nothing is written."""
+    Path("a_file").touch()
+    before = sorted(Path().rglob("*"))
+    assert cli.main(["compare", "--show_progress=False", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(problem in message for problem in says)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_stop_is_collected_and_an_ignored_one_is_not(number: signal.Signals) -> None:
+    """SIGHUP counts once, for a closed terminal sends it twice; the handlers are then those of before."""
+    before = signal.getsignal(number)
+    with _signals() as numbers:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert numbers == [number] * (1 if number == signal.SIGHUP else 2)
+    assert signal.getsignal(number) == before
+    try:
+        signal.signal(number, signal.SIG_IGN)
+        with _signals() as numbers:
+            signal.raise_signal(number)
+        assert numbers == [] and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+LONG = ["--models=MF", "--dataset=toy", "--epochs=100000", "--stopping_step=100000", "--out=out"]
+
+
+def log_in_progress() -> Path | None:
+    """The log of a run that is training: it has saved weights."""
+    return next((path.parent.parent / "log.txt" for path in Path("out/runs").glob("*/*/model.safetensors")), None)
+
+
+def test_a_driver_that_is_asked_to_stop_waits_for_its_runs(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run in progress saves its state before the driver ends, the one that waits is not begun, and neither
+    counts as failed."""
+
+    def ask() -> None:
+        while log_in_progress() is None and not over.wait(0.05):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    over = threading.Event()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        assert compare(*LONG, "--seeds=1,2") == 143
+    finally:
+        over.set()
+        thread.join()
+    log = log_in_progress()
+    assert log is not None and "stopped: after" in log.read_text(encoding="utf-8")
+    assert len(list(Path("out/runs").glob("*/*/training-*.safetensors"))) == 1
+    assert len(list(Path("out/runs").glob("*/log.txt"))) == 1
+    assert "0 of 2 runs are finished; the same command goes on" in capsys.readouterr().err
+    assert "MF, seed 1: not finished yet" in Path("out/report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system ends a run for a killed driver on Linux alone")
+def test_no_run_outlives_a_driver_that_is_killed(toy: Path) -> None:
+    """It saves its state and ends."""
+    driver = subprocess.Popen([sys.executable, "-m", "recbole_cora.cli", "compare", *LONG, "--data_path=dataset"])
+    try:
+        while (log := log_in_progress()) is None and driver.poll() is None:
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert log is not None
+    deadline = time.monotonic() + 60
+    while "stopped: after" not in (text := log.read_text(encoding="utf-8")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "stopped: after" in text and "state saved" in text
 
 
 def test_an_unknown_experiment_names_the_nearest() -> None:
@@ -133,6 +284,47 @@ def test_a_row_without_a_run_is_empty() -> None:
     experiment = make_experiment(None, ["MF"], "ml-100k", [1], {})
     (row,) = rows_of(experiment, [], {})
     assert row["test"]["auc"] is None and row["seeds"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "bold"),
+    [
+        ({"A": [0.70, 0.72], "B": [0.71, 0.71], "C": [0.60, 0.80]}, {"A", "B"}),  # one mean shown; C's is .7000
+        ({"A": [0.71001, 0.71003], "B": [0.71004, 0.71004]}, {"A", "B"}),  # they differ where none is shown
+        ({"A": [0.9, 0.9], "B": [1.0, 1.0], "C": []}, {"B"}),
+    ],
+)
+def test_bold_is_the_highest_mean_whatever_the_spread(
+    tmp_path: Path, values: dict[str, list[float]], bold: set[str]
+) -> None:
+    """Every row that shows the highest mean is bold, and no other; a row without a value never is."""
+    systems = tuple(System(name, "MF", {}, {}) for name in values)
+    runs = []
+    for system in systems:
+        for seed, value in enumerate(values[system.name]):
+            runs.append(Run(system, seed, tmp_path / f"{system.name}-{seed}"))
+            write_json(runs[-1].folder / "MF/result.json", result_of(value))
+    write_report(Experiment("mine", "toy", (0, 1), {}, systems), runs, {}, tmp_path)
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:3] for line in first_table(tmp_path)}
+    assert cells.keys() == values.keys()
+    assert {name for name, (auc, _) in cells.items() if auc.startswith("**")} == bold
+    assert {name for name, (_, uauc) in cells.items() if uauc.startswith("**")} == bold
+
+
+def result_of(value: float) -> dict[str, Any]:
+    """A run's result with this AUC and UAUC in every split."""
+    scores = {"auc": value, "uauc": value, "logloss": 0.5}
+    splits = ("test", "test_warm", "test_cold", "test_warm_at_least_3", "test_cold_at_least_3", "valid")
+    return {
+        **dict.fromkeys(splits, scores), "trainable_parameters": 1, "llm": None, "seconds": {"train": 1.0},
+        "rows": {"train": 3, "valid": 2, "test": 1}, "uauc_users": {"test": 1}, "versions": {},
+    }  # fmt: skip
+
+
+def first_table(folder: Path) -> list[str]:
+    """The rows of report.md's first table."""
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    return page.split("|---|", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
 
 
 @pytest.mark.parametrize("model", ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "HistoryFeatures"])

@@ -20,8 +20,9 @@ FLOORS = [
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},
     {"microbatches", "trainer", "stage"},
-    {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
-    {"compare", "compare.experiment", "compare.runs", "compare.table", "compare.command", "cli"}
+    {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"}
+    | {"out_folder"},
+    {"compare", "compare.experiment", "compare.runs", "compare.child", "compare.table", "compare.command", "cli"}
     | {"tune", "tune.space", "tune.trials", "tune.search", "tune.command"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -38,6 +39,9 @@ embedding_size: {choice: [8, 9, 10, 100000000000, -1]}
         ("learning_rate: {choice: 0.1}", "expected a list"),
         ("learning_rate: {uniform: [2, 1]}", "low first"),
         ("learning_rate: {loguniform: [0, 1]}", "above 0"),
+        ("learning_rate: {uniform: [0, .inf]}", "low first"),
+        ("learning_rate: {uniform: [.nan, 1]}", "low first"),
+        ("embedding_size: {randint: [0.5, 8]}", "in whole numbers"),
         ("{}", "names no setting"),
     ],
 )
@@ -86,6 +90,21 @@ def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:
         drawn = list(draw_all(space, "random", wanted, 0).values())
         assert len(drawn) == there and all(one not in drawn[:n] for n, one in enumerate(drawn))
     assert draw_all(space, "random", 4, 0) == draw_all(space, "random", 4, 0)
+
+
+def test_many_draws_are_made_in_no_time() -> None:
+    """The time is linear in their number, and they are those that a comparison with every draw before keeps."""
+    space = {"a": Draw("uniform", [0.0, 1.0]), "b": Draw("choice", [[], ["score"], [1], [True]])}
+    started = time.process_time()
+    assert len(draw_all(space, "random", 2_000, 0)) == 2_000  # 8 s where each is compared with all before
+    assert time.process_time() - started < 2
+    space["a"] = Draw("randint", [0, 5])
+    random, rows = np.random.default_rng(7), list[list[Any]]()
+    while len(rows) < 12:
+        a, b = int(random.integers(0, 5)), space["b"].values[int(random.integers(4))]
+        if [a, b] not in rows:
+            rows.append([a, b])
+    assert [list(row.values()) for row in draw_all(space, "random", 12, 7).values()] == rows
 
 
 def test_what_no_machine_has_is_refused() -> None:

@@ -11,17 +11,23 @@ An experiment is a YAML file (see `properties/experiments/`):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_cora.errors import SettingError, nearest
-from recbole_cora.parts.llm import choose_llm
-from recbole_cora.registry import model_class
-from recbole_cora.settings import PROPERTIES, CoraConfig, read_yaml
+from recbole_cora.errors import CoraError, SettingError, nearest, raise_all
+from recbole_cora.llm_choice import with_llm
+from recbole_cora.settings.reading import PROPERTIES, read_yaml
+from recbole_cora.settings.resolve import Settings, check_names, declared_settings, resolve
 
 _FOLDER = PROPERTIES / "experiments"
 _KEYS = ("dataset", "seeds", "settings", "systems")
+#: What numpy takes for a seed.
+_LAST_SEED = 2**32 - 1
+#: Settings of a run that compare makes itself.
+_OURS = {"seed", "model", "dataset", "config_files", "checkpoint_dir", "resume"}
+_OURS_WHY = "use --seeds=, --dataset= and --out= of compare; it resumes by itself"
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,12 @@ class Experiment:
     settings: dict[str, Any]
     systems: tuple[System, ...]
 
-    def config(self, system: System, seed: int) -> CoraConfig:
-        """A run's settings. Raises SettingError for a setting of its own that a system does not know."""
-        cls = model_class(system.model)
-        known = CoraConfig(cls, self.dataset).known
+    def run_settings(self, system: System, seed: int) -> Settings:
+        """Return the settings of a run. Raises SettingError for a setting that a system does not have."""
+        known = declared_settings(system.model, self.dataset)
         shared = {key: value for key, value in self.settings.items() if key in known}
-        config = CoraConfig(cls, self.dataset, {**shared, **system.settings, "seed": seed})
-        if "llm" in getattr(cls, "needs", ()):
-            choose_llm(config)  # its presets are settings too
-        return config
+        settings = resolve(system.model, self.dataset, {**shared, **system.settings, "seed": seed})
+        return with_llm(settings)[0] if "llm" in settings.needs else settings  # its preset is settings too
 
 
 def built_in() -> list[str]:
@@ -66,59 +69,160 @@ def built_in() -> list[str]:
 
 
 def make_experiment(
-    file: str | None, models: list[str], dataset: str | None, seeds: list[int] | None, settings: dict[str, Any]
+    file: Any,
+    models: list[str],
+    dataset: Any,
+    seeds: Any,
+    settings: dict[str, Any],
+    also_wrong: Sequence[str] = (),
 ) -> Experiment:
     """From a built-in name or a file, or from model names; what is given beside a file wins over it.
 
+    Args:
+        file, dataset, seeds: as they come from the command line; None takes the file's dataset and seeds.
+        also_wrong: mistakes that were found before, to be named in the same line.
+
     Raises:
-        SettingError: neither; no such file; an entry that is not one of an experiment's; a setting nobody knows.
+        SettingError: names all that is wrong with the experiment and with the settings of its systems.
     """
-    content = _read(file) if file else {"dataset": None, "seeds": [1], "settings": {}, "systems": []}
-    named = [{"name": name, "model": name} for name in models]
-    systems = tuple(_system(entry, file or "--models") for entry in [*content["systems"], *named])
-    dataset = dataset or content["dataset"]
-    if not systems or not dataset:
-        raise SettingError(
+    problems: list[str] = []
+    try:
+        content = {} if file is None else _read(str(file), problems)
+    except SettingError as error:
+        raise SettingError("; ".join([*also_wrong, str(error)])) from None
+    entries = _list(content, "systems", problems) + [{"name": name, "model": name} for name in models]
+    systems = tuple(system for entry in entries if (system := _system(entry, problems)) is not None)
+    dataset = _dataset(content.get("dataset") if dataset is None else dataset, problems)
+    if not problems and not (systems and dataset):
+        problems.append(
             "a comparison needs --models= and --dataset=, or --experiment=: for example --models=CoRA,MF "
             f"--dataset=ml-100k, or one of {', '.join(built_in())}"
         )
     names = [system.name for system in systems]
-    if len(set(names)) < len(names):
-        raise SettingError(f"{file}: two systems are named '{max(names, key=names.count)}'; give each its own name")
-    made = Experiment(
-        Path(file).stem if file else "comparison", str(dataset), tuple(seeds or content["seeds"]),
-        {**content["settings"], **settings}, systems,
-    )  # fmt: skip
-    known = {key for system in systems for key in CoraConfig(model_class(system.model), made.dataset).known}
-    for key in made.settings:
-        if key not in known:
-            raise SettingError(f"unknown setting '{key}' for all of {', '.join(names)}{nearest(key, known)}")
-    return made
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"two systems are named '{name}'; give each a name of its own" for name in repeated]
+    if seeds is None:
+        seeds = [1] if content.get("seeds") is None else content["seeds"]
+    numbers = _seeds(seeds, problems)
+    shared = {**_mapping("settings", content.get("settings"), problems), **settings}
+    for key in sorted(_OURS & set(shared)):
+        problems.append(f"settings: '{key}' cannot be set here; {_OURS_WHY}")
+    name = "comparison" if file is None else Path(str(file)).stem
+    experiment = Experiment(name, dataset, numbers, shared, systems)
+    problems += _wrong_settings(experiment)
+    if problems and file is not None:
+        problems[0] = f"{file}: {problems[0]}"
+    raise_all([*also_wrong, *problems], SettingError)
+    return experiment
 
 
-def _read(file: str) -> dict[str, Any]:
+def _read(file: str, problems: list[str]) -> dict[str, Any]:
+    """Return the entries of an experiment's file. Raises SettingError where it cannot be read at all."""
     path = _FOLDER / f"{file}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         path = Path(file)
-        if not path.is_file():
-            known = built_in()
+        if not _is_file(path):
+            experiments = built_in()
             raise SettingError(
-                f"no experiment '{file}'{nearest(file, known)}; expected a YAML file or one of {', '.join(known)}"
+                f"no experiment '{file}'{nearest(file, experiments)}; expected a YAML file or one of "
+                f"{', '.join(experiments)}"
             )
     content = read_yaml(path)
     for key in content:
         if key not in _KEYS:
-            raise SettingError(f"{path}: unknown entry '{key}'{nearest(key, _KEYS)}; expected {', '.join(_KEYS)}")
-    content = {"dataset": None, "seeds": [1], "settings": {}, "systems": [], **content}
-    if not isinstance(content["systems"], list) or not isinstance(content["seeds"], list):
-        raise SettingError(f"{path}: systems and seeds are lists; see properties/experiments/ for examples")
+            problems.append(f"unknown entry '{key}'{nearest(str(key), _KEYS)}; expected {', '.join(_KEYS)}")
     return content
 
 
-def _system(entry: Any, where: str) -> System:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _list(content: dict[str, Any], key: str, problems: list[str]) -> list[Any]:
+    value = content.get(key)
+    if value is not None and not isinstance(value, list):
+        problems.append(f"{key} is {value!r}; expected a list, as in properties/experiments/")
+        return []
+    return value or []
+
+
+def _mapping(what: str, value: Any, problems: list[str]) -> dict[str, Any]:
+    """Return a mapping whose keys are text; of anything else say so, and return an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{what} is {value!r}; expected lines of the form 'key: value'")
+        return {}
+    wrong = [key for key in value if not isinstance(key, str)]
+    problems += [f"{what} has the key {key!r}; expected the name of a setting" for key in wrong]
+    return {key: entry for key, entry in value.items() if isinstance(key, str)}
+
+
+def _dataset(value: Any, problems: list[str]) -> str:
+    if value is not None and not isinstance(value, str):
+        problems.append(f"dataset is {value!r}; expected a name such as ml-100k")
+        return ""
+    return value or ""
+
+
+def _seeds(value: Any, problems: list[str]) -> tuple[int, ...]:
+    """Return the seeds, without those that are no seeds."""
+    entries = value if isinstance(value, list) else []
+    good = [s for s in entries if isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= _LAST_SEED]
+    if len(good) < len(entries) or not good:
+        problems.append(f"seeds is {value!r}; expected whole numbers from 0 to {_LAST_SEED}, such as 1,2,3")
+    repeated = sorted({seed for seed in good if good.count(seed) > 1})
+    problems += [f"seed {seed} is there twice; give each seed once" for seed in repeated]
+    return tuple(good)
+
+
+def _system(entry: Any, problems: list[str]) -> System | None:
+    """Return a system; of what is none say why, and return None where not even its model is known."""
     if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
-        raise SettingError(f"{where}: a system is {entry!r}; expected a mapping with at least 'model: NAME'")
-    model_class(entry["model"])
+        problems.append(f"a system is {entry!r}; expected a mapping with at least 'model: NAME'")
+        return None
+    name = entry.get("name", entry["model"])
+    if not isinstance(name, (str, int, float)) or not str(name).strip():
+        problems.append(f"a system's name is {name!r}; expected text")
+    name = " ".join(str(name).split())
     settings = {key: value for key, value in entry.items() if key not in ("name", "model", "published")}
-    published = {name: tuple(pair) for name, pair in (entry.get("published") or {}).items()}
-    return System(str(entry.get("name", entry["model"])), entry["model"], settings, published)
+    settings = _mapping(f"system '{name}'", settings, problems)
+    for key in sorted(_OURS & set(settings)):
+        problems.append(f"system '{name}': '{key}' cannot be set here; {_OURS_WHY}")
+    published = _mapping(f"'published' of system '{name}'", entry.get("published"), problems)
+    for dataset, pair in published.items():
+        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_share(value) for value in pair):
+            problems.append(
+                f"'published' of system '{name}' has {pair!r} for {dataset}; expected AUC and UAUC, "
+                "such as [0.73, 0.68]"
+            )
+    try:
+        check_names(entry["model"], "any")
+    except CoraError as error:
+        problems.append(str(error))
+        return None
+    return System(name, entry["model"], settings, {d: tuple(p) for d, p in published.items() if isinstance(p, list)})
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _wrong_settings(experiment: Experiment) -> list[str]:
+    """Say which settings no system knows, and which values a system refuses."""
+    known: set[str] = set()
+    refused: dict[str, list[str]] = {}  # systems, by what is wrong
+    for system in experiment.systems:
+        try:
+            known |= set(declared_settings(system.model, experiment.dataset))
+            experiment.run_settings(system, 0)
+        except CoraError as error:
+            refused.setdefault(str(error), []).append(system.name)
+    names = ", ".join(system.name for system in experiment.systems)
+    unknown = [key for key in experiment.settings if known and key not in known]
+    return [f"unknown setting '{key}' for all of {names}{nearest(key, known)}" for key in unknown] + [
+        f"{', '.join(systems)}: {problem}" for problem, systems in refused.items()
+    ]

@@ -1,7 +1,8 @@
 """The runs of an experiment: each in a process of its own, so that one that fails, or is killed, takes no other along.
 
 What is finished is kept by content (model, settings, seed, dataset's files, version) and never run again; what failed
-is tried again the next time.
+is tried again the next time. No run outlives the driver: a signal to stop is passed on, and the driver waits until each
+run has saved its state; where the driver is killed, the system ends its runs (see `child.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +25,12 @@ import yaml
 from tqdm import tqdm
 
 from recbole_cora.compare.experiment import Experiment, System
+from recbole_cora.errors import Stopped, WriteError
 from recbole_cora.files import content_key, write_whole
 
 _SETTINGS, _LOG = "settings.yaml", "log.txt"
+#: Seconds between two looks at the runs in progress.
+_BEAT = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What the finished run's result.json holds; None before."""
         for path in sorted(self.folder.glob("*/result.json")):
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
+            try:
+                result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue  # damaged: the run is made again, beside it
+            return result
         return None
 
 
@@ -54,68 +62,128 @@ def plan(experiment: Experiment, out: Path, dataset_key: str) -> list[Run]:
 
     Raises:
         SettingError: a setting that a system does not know.
+        WriteError: the settings cannot be written.
     """
     runs = []
     for seed in experiment.seeds:  # all systems with the first seed before any with the second
         for system in experiment.systems:
-            config = experiment.config(system, seed)
+            settings = experiment.run_settings(system, seed)
             name = re.sub(r"[^\w.-]+", "-", system.name)
-            key = content_key(version("recbole-cora"), dataset_key, config["model"], config.content())
+            key = content_key(version("recbole-cora"), dataset_key, system.model, settings.content())
             run = Run(system, seed, out / "runs" / f"{name}-seed{seed}-{key}")
-            given = {
-                k: v for k, v in config.external_config_dict.items() if k not in ("checkpoint_dir", "show_progress")
-            }
-            own = {"model": system.model, "dataset": experiment.dataset, **given}
+            chosen = {k: v for k, v in settings.chosen.items() if k not in ("checkpoint_dir", "show_progress")}
+            own = {"model": system.model, "dataset": experiment.dataset, **chosen}
             text = yaml.safe_dump(own, sort_keys=False)
-            run.folder.mkdir(parents=True, exist_ok=True)
             write_whole(run.folder / _SETTINGS, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
             runs.append(run)
     return runs
 
 
-def run_missing(runs: list[Run], jobs: int, finished: Callable[[], object], show_progress: bool) -> dict[str, str]:
+def run_missing(
+    runs: list[Run], jobs: int, finished: Callable[[dict[str, str]], object], show_progress: bool
+) -> dict[str, str]:
     """Run what has no result yet.
 
     Args:
         jobs: processes at once; the processor's cores are shared among them.
-        finished: called after each run.
+        finished: called after each run with the failures so far.
 
     Returns:
-        Of each failed run, by its title: why.
+        Why each failed run failed, by its title.
+
+    Raises:
+        Stopped: SIGTERM, SIGHUP or Ctrl-C came; every run in progress has ended, its state saved if it had begun to
+            train. A second signal kills them.
+        WriteError: a log cannot be written.
     """
-    missing = [run for run in runs if run.result() is None]
+    waiting = [run for run in runs if run.result() is None]
     failed: dict[str, str] = {}
-    bar = tqdm(total=len(runs), initial=len(runs) - len(missing), desc="compare", unit="run", disable=not show_progress)
-    with bar, ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_run, run, jobs): run for run in missing}
-        try:
-            for done in as_completed(waiting):
-                run, why = waiting[done], done.result()
-                if why:
+    bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="compare", unit="run", disable=not show_progress)
+    with bar, _signals() as signals, _processes() as processes:
+        passed_on = 0
+        while processes or (waiting and not signals):
+            while waiting and len(processes) < jobs and not signals:
+                run = waiting.pop(0)
+                processes[_started(run, jobs)] = run
+            if len(signals) > passed_on:
+                passed_on = len(signals)
+                for process in processes:
+                    process.send_signal(signal.SIGTERM if passed_on == 1 else signal.SIGKILL)
+            ended = [process for process in processes if process.poll() is not None]
+            for process in ended:
+                run = processes.pop(process)
+                if (why := _failure(run, process.returncode)) and not signals:
                     failed[run.title] = why
                     tqdm.write(f"{run.title} failed: {why} (see {run.folder / _LOG})", file=sys.stderr)
                 bar.set_postfix_str(f"last: {run.title}", refresh=False)
                 bar.update()
-                finished()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+                finished(dict(failed))
+            if not ended:
+                time.sleep(_BEAT)
+    if signals:
+        done = sum(run.result() is not None for run in runs)
+        raise Stopped(f"{done} of {len(runs)} runs are finished; the same command goes on", signals[0])
     return failed
 
 
-def _run(run: Run, jobs: int) -> str:
-    """One run to its end, from where it was if it was killed before. Returns why it failed, or ""."""
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask to stop. One that is ignored, as SIGHUP under nohup, stays ignored."""
+    numbers: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        # A closed terminal sends SIGHUP twice, from the system and from the shell; that is no impatience.
+        if number != signal.SIGHUP or not numbers:
+            numbers.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, note)
+    try:
+        yield numbers
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def _processes() -> Iterator[dict[subprocess.Popen[bytes], Run]]:
+    """Hold the runs in progress; none is left where the driver ends with an error."""
+    processes: dict[subprocess.Popen[bytes], Run] = {}
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def _started(run: Run, jobs: int) -> subprocess.Popen[bytes]:
+    """Start one run, from where it was if it was stopped before."""
     settings = [
         f"--config_files={run.folder / _SETTINGS}",
         f"--checkpoint_dir={run.folder}",
         "--show_progress=False",
         "--resume=auto",
     ]
-    command = [sys.executable, "-m", "recbole_cora.cli", "run", *settings]
+    command = [sys.executable, "-m", "recbole_cora.compare.child", str(os.getpid()), "run", *settings]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads} if jobs > 1 else None
-    with (run.folder / _LOG).open("wb") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    try:
+        with (run.folder / _LOG).open("wb") as log:
+            # A session of its own: Ctrl-C and a closed terminal reach the driver alone, which passes them on once.
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+    except OSError as error:
+        raise WriteError(f"cannot write {run.folder / _LOG} or start the run ({error.strerror})") from None
+
+
+def _failure(run: Run, status: int) -> str:
+    """Return why a run that has ended has no result, or ""."""
     if run.result() is not None:
         return ""
     if status < 0:
@@ -124,8 +192,7 @@ def _run(run: Run, jobs: int) -> str:
     return lines[-1].removeprefix("error: ") if lines else f"exit code {status}"
 
 
-def dataset_key(config: Any) -> str:
-    """Changes with the files of the dataset."""
-    folder = Path(config["data_path"])
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".inter", ".item", ".user"))
+def dataset_key(folder: Path) -> str:
+    """Return a key that changes with the files of the dataset."""
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".inter", ".item", ".user", ".kg", ".link"))
     return content_key(*(part for path in files for part in (path.name, path.read_bytes())))

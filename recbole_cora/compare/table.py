@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from recbole_cora.compare.experiment import Experiment
@@ -15,6 +16,7 @@ from recbole_cora.files import json_text, write_whole
 
 _SPLITS = ("test", "test_warm", "test_cold", "test_warm_at_least_3", "test_cold_at_least_3", "valid")
 _METRICS = ("auc", "uauc", "logloss")
+_DECIMALS = 4
 
 
 def rows_of(experiment: Experiment, runs: Sequence[Run], failed: dict[str, str]) -> list[dict[str, Any]]:
@@ -81,8 +83,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[str, Any] | None) -> str:
+    troubles = [f"- {row['system']}, seed {seed}: {why}" for row in rows for seed, why in row["failed"].items()]
+    troubles += [f"- {row['system']}, seed {seed}: not finished yet" for row in rows for seed in row["missing"]]
+    if troubles:
+        troubles = ["", "Failed or missing:", "", *troubles]
     if first is None:
-        return f"# {experiment.name}\n\nNo run has finished.\n"
+        return "\n".join([f"# {experiment.name} on {experiment.dataset}", "", "No run has finished.", *troubles]) + "\n"
     counts = " / ".join(f"{n:,}" for n in first["rows"].values())
     llms = sorted({row["llm"] for row in rows if row.get("llm")})
     lines = [
@@ -96,7 +102,7 @@ def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[st
             "seconds": _seconds("train", "score"),
             "published AUC": lambda row: _number(row["published"].get("auc")),
             "UAUC ": lambda row: _number(row["published"].get("uauc")),
-        }, best=("AUC", "UAUC")),
+        }, best={"AUC": ("test", "auc"), "UAUC": ("test", "uauc")}),
         "", "Warm: user and item seen in train; and, as the paper has it, at least 3 train rows each.", "",
         *_table(rows, {
             f"{name} {metric.upper()}": _cell(split, metric)
@@ -111,25 +117,36 @@ def _markdown(experiment: Experiment, rows: list[dict[str, Any]], first: dict[st
             part: _seconds(part) for part in ("llm", "cf_encoder", "lora", "prompts", "train", "score", "total")
         }),
     ]  # fmt: skip
-    troubles = [f"- {row['system']}, seed {seed}: {why}" for row in rows for seed, why in row["failed"].items()]
-    troubles += [f"- {row['system']}, seed {seed}: not run yet" for row in rows for seed in row["missing"]]
-    if troubles:
-        lines += ["", "Failed or missing:", "", *troubles]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *troubles]) + "\n"
 
 
 _Column = Callable[[dict[str, Any]], str]
 
 
-def _table(rows: list[dict[str, Any]], columns: dict[str, _Column], best: Sequence[str] = ()) -> list[str]:
-    """A Markdown table; the highest value of the `best` columns is bold."""
+def _table(
+    rows: list[dict[str, Any]], columns: dict[str, _Column], best: Mapping[str, tuple[str, str]] = MappingProxyType({})
+) -> list[str]:
+    """Return a Markdown table.
+
+    Args:
+        best: split and metric by column: there every row with the highest mean, as shown, is bold.
+    """
     lines = ["| system | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    cells = [{name: column(row) for name, column in columns.items()} for row in rows]
-    highest = {name: max((row[name] for row in cells), default="") for name in best}
-    for row, texts in zip(rows, cells, strict=True):
-        shown = [f"**{text}**" if text and highest.get(name) == text else text for name, text in texts.items()]
-        lines.append(f"| {row['system']} | " + " | ".join(shown) + " |")
+    means = {name: [_shown_mean(row[split][metric]) for row in rows] for name, (split, metric) in best.items()}
+    highest = {name: max((mean for mean in column if mean is not None), default=None) for name, column in means.items()}
+    for place, row in enumerate(rows):
+        cells = []
+        for name, column in columns.items():
+            bold = name in best and means[name][place] is not None and means[name][place] == highest[name]
+            cells.append(f"**{column(row)}**" if bold else column(row))
+        system = row["system"].replace("|", r"\|")  # else it would end the cell
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _shown_mean(value: dict[str, Any] | None) -> float | None:
+    """Return the mean with the decimals that `_number` prints."""
+    return None if value is None else round(value["mean"], _DECIMALS)
 
 
 def _cell(split: str, metric: str) -> _Column:
@@ -152,4 +169,4 @@ def _seconds(*parts: str) -> _Column:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}".removeprefix("0")
+    return "" if value is None else f"{value:.{_DECIMALS}f}".removeprefix("0")

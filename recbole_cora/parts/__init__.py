@@ -23,8 +23,9 @@ from recbole_cora.errors import CheckpointError
 from recbole_cora.files import content_key
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.lora import SharedLoRA
+from recbole_cora.llm_choice import with_llm
 from recbole_cora.parts.encoder import history_length, ready_codes, ready_encoder
-from recbole_cora.parts.llm import ready_llm, ready_prompts, weights_on, with_llm
+from recbole_cora.parts.llm import ready_llm, ready_prompts, weights_on
 from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
 from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_cora.errors import SettingError
 from recbole_cora.settings.kinds import defaults_of, setting, settings_of_group
 
 SEARCHES = ("random", "grid", "optuna", "hyperopt")
@@ -70,12 +70,8 @@ class TuneOptions:
     )
 
 
-def split_options(group: type, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a command's own options, complete and checked, and the rest of the arguments.
-
-    Raises:
-        SettingError: every option outside its range, in one line.
-    """
+def split_options(group: type, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return a command's own options, complete; the other arguments; and what is wrong with the options."""
     declared = settings_of_group(group)
     options, rest, problems = defaults_of(declared), {}, []
     for key, value in arguments.items():
@@ -86,6 +82,4 @@ def split_options(group: type, arguments: dict[str, Any]) -> tuple[dict[str, Any
             options[key] = declared[key].read(value)
         except ValueError as error:
             problems.append(f"--{error}")
-    if problems:
-        raise SettingError("; ".join(problems))
-    return options, rest
+    return options, rest, problems

@@ -99,6 +99,11 @@ def recbole_model_kinds() -> dict[str, str]:
     return kinds
 
 
+def bundled_data(dataset: str) -> Path | None:
+    """Return the folder of the data that come with RecBole; None for any other dataset."""
+    return _package() / "dataset_example" / dataset if dataset == "ml-100k" else None
+
+
 def recbole_files(model: str, kind: str, dataset: str) -> list[Path]:
     """Return RecBole's YAML files for a model on a dataset, later ones winning, as its own Config chooses them."""
     quick = []

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from recbole_cora.errors import SettingError, nearest
+from recbole_cora.errors import SettingError, nearest, raise_all
 from recbole_cora.settings.kinds import Setting, settings_of_group
 from recbole_cora.settings.models import MODELS, Model
 from recbole_cora.settings.overall import GROUPS
 from recbole_cora.settings.parts import PARTS
 from recbole_cora.settings.reading import PROPERTIES, read_yaml
-from recbole_cora.settings.recbole import recbole_files, recbole_model_kinds, recbole_settings
+from recbole_cora.settings.recbole import bundled_data, recbole_files, recbole_model_kinds, recbole_settings
 
 #: Keys that name a run rather than set it.
 RUN_KEYS = ("model", "dataset", "config_files")
@@ -78,6 +78,11 @@ class Settings(Mapping[str, Any]):
         """Whether a setting changes weights or scores."""
         return self.declared[key].shapes_results
 
+    @property
+    def data_folder(self) -> Path:
+        """The folder of the dataset's files; ml-100k's lies inside RecBole."""
+        return bundled_data(self.dataset) or Path(self["data_path"]) / self.dataset
+
     def content(self) -> dict[str, Any]:
         """The settings that shape weights or scores, as JSON-able values."""
         return {key: self[key] for key in sorted(self.data) if self.shapes_results(key)}
@@ -102,7 +107,7 @@ class Settings(Mapping[str, Any]):
             SettingError: an unknown key, or a value outside its range.
         """
         read, problems = _read(values, self.declared, self.model)
-        _raise(problems)
+        raise_all(problems, SettingError)
         return _checked(replace(self, data=MappingProxyType({**self.data, **read})))
 
 
@@ -126,7 +131,7 @@ def resolve(
     check_names(model, dataset)
     declared = declared_settings(model, dataset)
     read, problems = _read(chosen, declared, model)
-    _raise(problems)
+    raise_all(problems, SettingError)
     defaults = {key: each.default for key, each in declared.items()}
     values = MappingProxyType({**defaults, **read})
     return _checked(Settings(model, dataset, declared, values, MappingProxyType(read)))
@@ -215,11 +220,6 @@ def _read(
             except ValueError as error:
                 problems.append(str(error))
     return read, problems
-
-
-def _raise(problems: Sequence[str]) -> None:
-    if problems:
-        raise SettingError("; ".join(problems))
 
 
 def _checked(settings: Settings) -> Settings:

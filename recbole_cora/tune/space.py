@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,13 @@ def _draw(file: Path, key: str, entry: Any) -> Draw:
     if not isinstance(values, list) or not values:
         raise SettingError(f"{file}: {key} has {values!r}; expected a list such as [0.01, 0.001]")
     if kind != "choice":
-        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        types = int if kind == "randint" else (int, float)
+        numbers = all(
+            isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        )
         if len(values) != 2 or not numbers or values[0] >= values[1] or (kind == "loguniform" and values[0] <= 0):
-            above = " above 0" if kind == "loguniform" else ""
-            raise SettingError(f"{file}: {key} has {values!r}; expected [low, high]{above}, low first")
+            kinds = " above 0" if kind == "loguniform" else " in whole numbers" if kind == "randint" else ""
+            raise SettingError(f"{file}: {key} has {values!r}; expected [low, high]{kinds}, low first")
     return Draw(kind, values)
 
 
@@ -74,11 +78,19 @@ def draw_all(space: dict[str, Draw], search: str, count: int, seed: int) -> dict
         rows = list(itertools.product(*(draw.values for draw in space.values())))
     else:
         random = np.random.default_rng(seed)
-        rows = []
+        rows, drawn = [], set()
         for _ in range(100 * count):
             row = tuple(_one(draw, random) for draw in space.values())
-            if row not in rows and len(rows) < count:
+            # Choices may be lists, which no set holds; equal ones have one place.
+            places = tuple(
+                draw.values.index(value) if draw.kind == "choice" else value
+                for draw, value in zip(space.values(), row, strict=True)
+            )
+            if places not in drawn:
+                drawn.add(places)
                 rows.append(row)
+            if len(rows) == count:
+                break
     return {f"trial-{n:03d}": dict(zip(space, row, strict=True)) for n, row in enumerate(rows, start=1)}
 
 
