@@ -10,7 +10,6 @@ from recbole_cora.compare.experiment import make_experiment
 from recbole_cora.compare.runs import dataset_key, plan, run_missing
 from recbole_cora.compare.table import write_report
 from recbole_cora.files import check_writable
-from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.settings.commands import CompareOptions, split_options
 from recbole_cora.settings.reading import parse_arguments
 
@@ -32,15 +31,19 @@ def compare_command(arguments: list[str]) -> None:
         options["experiment"], _names(options["models"]), options["dataset"], seeds, settings, problems
     )
     data = experiment.run_settings(experiment.systems[0], experiment.seeds[0]).data_folder
+    from recbole_cora.prepare.command import prepare_by_itself  # here: mistakes are answered without pandas
+
     prepare_by_itself(experiment.dataset, data, show_progress)
     key = dataset_key(data)
     folder = Path(options["out"] or f"compare/{experiment.name}-{experiment.dataset}")
     check_writable(folder, "give another --out=")
     runs = plan(experiment, folder, key)
-    failed = run_missing(
-        runs, options["jobs"], lambda failures: write_report(experiment, runs, failures, folder), show_progress
-    )
-    write_report(experiment, runs, failed, folder)
+
+    def report(failures: dict[str, str]) -> None:
+        write_report(experiment, runs, failures, folder)
+
+    failed = run_missing(runs, options["jobs"], report, show_progress)
+    report(failed)
     print((folder / "report.md").read_text(encoding="utf-8"))
     print(folder / "report.json")
     if failed:

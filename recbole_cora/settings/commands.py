@@ -34,7 +34,7 @@ class CompareOptions:
     """
 
     experiment: str | None = setting(None, "A name of properties/experiments, or a YAML file.")
-    models: Any = setting(None, "Names of models, separated by commas.", optional=True)
+    models: Any = setting(None, "Names of models, separated by commas.")
     dataset: str | None = setting(None, "Instead of the experiment's.")
     seeds: Any = setting(None, "Whole numbers, separated by commas; instead of the experiment's.")
     out: str | None = setting(None, "Folder of the report; default compare/<experiment>-<dataset>.")
