@@ -18,14 +18,14 @@ import torch
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.sampler import KGSampler
-from recbole.utils import init_seed
+from recbole.utils import get_trainer, init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint, processes, recbole_needs, training_state
+from recbole_cora import checkpoint, loss_in_parts, processes, recbole_needs, training_state
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
-from recbole_cora.metrics import auc, logloss, uauc
+from recbole_cora.metrics import auc, logloss, scores_are_logits, uauc
 from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.rows_dataset import make_dataset
@@ -59,7 +59,7 @@ class Stage:
         self.seconds: dict[str, float] = {}
         self.curve: list[dict[str, Any]] = []
         make = make or config.model_class
-        config["scores_are_logits"] = getattr(config.model_class, "scores_are_logits", not config.label_aware)
+        config["scores_are_logits"] = scores_are_logits(config.model_class)
         recbole_needs.check_files(config.final_config_dict)
         with recbole_needs.one_line(config.model_class):
             self._dataset = dataset = make_dataset(config, ratings)
@@ -97,7 +97,7 @@ class Stage:
 
         Raises:
             DataError: the valid rows do not determine the metric that early stopping goes by.
-            SettingError: a model that several processes cannot share.
+            SettingError: a model that several processes cannot share, or whose loss cannot be computed in parts.
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
         """
         started = perf_counter()
@@ -106,6 +106,7 @@ class Stage:
             checkpoint.save(folder / checkpoint.WEIGHTS, self.model, self.identity)
             return
         valid = self._early_stopping_rows()
+        self._check_parts(resumable)
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config["show_progress"], "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
@@ -123,6 +124,19 @@ class Stage:
             bar.total = bar.n  # early stopping: the bar ends where the training did
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
+
+    def _check_parts(self, shared: bool) -> None:
+        """Where a step's batch is read in parts, refuse a model whose loss would be another. `shared`: by processes."""
+        config = self.config
+        asking = {
+            f"gradient_accumulation: {config['gradient_accumulation']}": config["gradient_accumulation"] > 1,
+            "train_batch_size: auto": config["batches_may_shrink"],
+            f"{processes.count()} processes": shared and processes.count() > 1,
+        }
+        if any(asking.values()):
+            why = " and ".join(key for key, asks in asking.items() if asks)
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])
+            loss_in_parts.check(self.model, trainer, self.train, config["device"], why)
 
     def load(self, folder: Path) -> None:
         """Put a run's trained weights into the model. Raises CheckpointError for another model or other data."""
