@@ -11,6 +11,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_cora import processes
 from recbole_cora.errors import SettingError
+from recbole_cora.metrics import scores_are_logits
 from recbole_cora.settings.resolve import Settings, resolve
 
 
@@ -47,7 +48,7 @@ class CoraConfig(Config):
         self.settings = settings or resolve(model.__name__, dataset, options, config_files)
         self.known = set(self.settings.declared)
         self.label_aware = is_label_aware(model)
-        self.scores_are_logits = getattr(model, "scores_are_logits", not self.label_aware)
+        self.scores_are_logits = scores_are_logits(model)
         self.batches_may_shrink = self.settings["train_batch_size"] == "auto"
         super().__init__(model=model, dataset=dataset)
 

@@ -18,6 +18,24 @@ from scipy.stats import rankdata
 
 Vector = NDArray[Any]
 
+#: RecBole's models whose `predict` answers probabilities although it names no sigmoid: `forward` ends in it.
+_SIGMOID_IN_FORWARD = {"DCNV2", "KD_DAGFM"}
+
+
+def scores_are_logits(model_class: type) -> bool:
+    """Whether a model's `predict` answers logits; else it answers probabilities.
+
+    A model says so itself (`scores_are_logits` in its class), as this package's do. RecBole's do not: of them `predict`
+    answers probabilities where it applies a sigmoid. All others are taken for logits: dot products, distances, and
+    also scores that no training ties to a label (CDAE's activation is a setting, RepeatNet's softmax is over items).
+    """
+    declared = getattr(model_class, "scores_are_logits", None)
+    if declared is not None:
+        return bool(declared)
+    code = getattr(getattr(model_class, "predict", None), "__code__", None)
+    applies_sigmoid = code is not None and "sigmoid" in code.co_names
+    return not applies_sigmoid and model_class.__name__ not in _SIGMOID_IN_FORWARD
+
 
 def auc(scores: Vector, labels: Vector) -> float:
     """Area under the ROC curve by mid-ranks; nan where one class is absent. scores, labels: [N]."""

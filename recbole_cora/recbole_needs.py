@@ -64,6 +64,8 @@ def check_files(settings: Mapping[str, Any]) -> None:
             raise SettingError(
                 f"{model}{setting} needs the package '{module}', which is not installed; pip install {package}"
             )
+    if settings["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        raise SettingError("log_wandb needs the package 'wandb', which is not installed; pip install wandb")
     for field in _VECTORS.get(model, ()):
         _check_vectors_are_set(settings, field)
     if model in _PRETRAINED:

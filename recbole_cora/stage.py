@@ -18,11 +18,11 @@ import torch
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.sampler import KGSampler
-from recbole.utils import init_seed
+from recbole.utils import get_trainer, init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint, processes, recbole_needs, training_state
+from recbole_cora import checkpoint, loss_in_parts, processes, recbole_needs, training_state
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
@@ -108,7 +108,7 @@ class Stage:
 
         Raises:
             DataError: the valid rows do not determine the metric that early stopping goes by.
-            SettingError: a model that several processes cannot share.
+            SettingError: a model that several processes cannot share, or whose loss cannot be computed in parts.
             Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
         """
         started = perf_counter()
@@ -119,6 +119,7 @@ class Stage:
                 processes.share(self.model, config["seed"], trains=False)
             return
         valid = self._early_stopping_rows()
+        self._check_parts(resumable)
         batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
         options = {"desc": title, "unit": "step", "disable": not config.show_progress, "dynamic_ncols": True}
         with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
@@ -136,6 +137,19 @@ class Stage:
             bar.total = bar.n  # early stopping: the bar ends where the training did
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
+
+    def _check_parts(self, shared: bool) -> None:
+        """Where a step's batch is read in parts, refuse a model whose loss would be another. `shared`: by processes."""
+        config = self.config
+        asking = {
+            f"gradient_accumulation: {config['gradient_accumulation']}": config["gradient_accumulation"] > 1,
+            "train_batch_size: auto": config.batches_may_shrink,
+            f"{processes.count()} processes": shared and processes.count() > 1,
+        }
+        if any(asking.values()):
+            why = " and ".join(key for key, asks in asking.items() if asks)
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])
+            loss_in_parts.check(self.model, trainer, self.train, config["device"], why)
 
     def load(self, folder: Path) -> None:
         """Put a run's trained weights into the model. Raises CheckpointError for another model or other data."""

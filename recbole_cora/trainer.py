@@ -43,6 +43,7 @@ class _Batches:
         self._pass: Iterator[Any] | None = None
         self._order: torch.Tensor | None = None  # the generator's state when the pass began
         self._taken = 0  # batches of the pass
+        self._state: Any = None  # RecBole's loader of knowledge graphs: what its batches hold in this pass
         self._first = 0  # of the next epoch
         self.current: Any = None  # the batch handed out last
 
@@ -69,8 +70,10 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         first, self._first = self._first, 0
-        if self._steps is None and first == 0:
+        state = getattr(self._loader, "state", None)
+        if (self._steps is None and first == 0) or state != self._state:
             self._pass = None  # an epoch is a pass
+        self._state = state
         for number in range(first, len(self)):
             if not self._between(number):
                 return
