@@ -57,6 +57,7 @@ class RowPrompts:
 
     Attributes:
         shortened: how many prompts lost history items to fit the context window.
+        shortened_titles: how many ask about a title that lost its end to fit it.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class RowPrompts:
         self._ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
         self._ends = np.load(folder / "ends.npy", allow_pickle=False)
         self._questions = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
-        self.shortened: int = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))["shortened"]
+        counts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        self.shortened: int = counts["shortened"]
+        self.shortened_titles: int = counts.get("shortened_titles", 0)  # files of before had none
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         return self._ids[self._ends[row] : self._ends[row + 1]]
@@ -130,4 +133,5 @@ class RowPrompts:
         np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         if questions:
             np.save(folder / "questions.npy", np.asarray(begins, dtype=np.int32))
-        write_json(folder / "prompts.json", {"rows": total, "shortened": self._encoder.shortened})
+        shortened = {"shortened": self._encoder.shortened, "shortened_titles": self._encoder.shortened_titles}
+        write_json(folder / "prompts.json", {"rows": total, **shortened})
