@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recbole_cora.errors import CheckpointError
 from recbole_cora.files import content_key
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.lora import SharedLoRA
@@ -101,14 +102,20 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
 
 
 def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[str, Tensor]:
-    """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`."""
+    """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`.
+
+    Raises:
+        CheckpointError: a `lora_checkpoint` of another model, LLM or dataset.
+    """
     llm = parts.given["llm"]
     same = CoraConfig.part_keys("llm") | CoraConfig.part_keys("lora")
     options = {key: value for key, value in config.external_config_dict.items() if key in same}
     options |= config["lora_config"] or {}
     folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
     if folder:
-        options = settings_of(folder)[1]
+        name, options = settings_of(folder)
+        if name != "TALLRec":
+            raise CheckpointError(f"lora_checkpoint is {folder}, a run of {name}; expected the folder of a TALLRec run")
     own = stage_config(config, "TALLRec", {**options, "show_titles": True})
     choose_llm(own)  # the tiny LLM's presets for it
     also = {**parts.identity, "titles in the prompt": True}
