@@ -78,7 +78,9 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
         parts.seconds["llm"], lap = perf_counter() - lap, perf_counter()
     if needs & {"encoder", "codes"}:
         encoder, parts.encoder_stage = ready_encoder(config, ratings)
-        of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
+        # Controls differ in what they answer, not in their tensors.
+        control = [] if config["cf_vectors"] == "own" else [config["cf_vectors"]]
+        of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()), *control)}
         parts.identity |= of_encoder
         parts.told["cf_encoder"] = encoder.name
         if "encoder" in needs:
