@@ -21,7 +21,7 @@ PairEmbedding = Callable[[Any, Any], tuple[Tensor, Tensor]]
 def _factors(model: Any, interaction: Any) -> tuple[Tensor, Tensor]:
     user, item = interaction[model.USER_ID], interaction[model.ITEM_ID]
     e_u, e_i = model.get_user_embedding(user), model.get_item_embedding(item)
-    if getattr(model, "bias", False):  # a bias is a coordinate whose partner is 1
+    if getattr(model, "bias", False):  # each side's bias is one more coordinate of its embedding
         e_u = torch.cat([e_u, model.user_bias(user)], dim=-1)
         e_i = torch.cat([e_i, model.item_bias(item)], dim=-1)
     return e_u, e_i

@@ -23,6 +23,10 @@ BUILT_IN = ("movies", "books", "items")
 NO_HISTORY = "nothing yet"
 NOT_SHOWN = "not shown"
 
+#: Characters that a title keeps at least where it is shortened: a title cut to less says nothing.
+_LEAST_TITLE = 20
+_CUT = "..."
+
 _VERSION = 3  # of `PromptEncoder`: raised where the same titles give other tokens than before
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
@@ -131,11 +135,12 @@ class PromptEncoder:
     Args:
         tokenizer: a Hugging Face tokenizer.
         template: the question.
-        max_tokens: prompts are shortened to this many, oldest history first.
+        max_tokens: prompts are shortened to this many, oldest history first; then the title asked about, from its end.
         history_items: at most this many titles of the history, the latest.
 
     Attributes:
         shortened: how many prompts have lost history items to `max_tokens`.
+        shortened_titles: how many prompts ask about a title that has lost its end to it.
     """
 
     def __init__(self, tokenizer: Any, template: Template, max_tokens: int, history_items: int = 10) -> None:
@@ -143,9 +148,10 @@ class PromptEncoder:
         self.template = template
         self.max_tokens = max_tokens
         self.history_items = history_items
-        self.shortened = 0
+        self.shortened = self.shortened_titles = 0
         self._control = _control_pattern(tokenizer)
         self._plain = lru_cache(maxsize=1 << 16)(self._as_plain_text)  # a title is in many prompts
+        self._cut = lru_cache(maxsize=1 << 16)(self._cut_title)
         bos = tokenizer.bos_token_id
         first = tokenizer("a")["input_ids"][:1]
         self._bos = [bos] if bos is not None and first == [bos] else []
@@ -199,7 +205,7 @@ class PromptEncoder:
                 that is partly history's last.
 
         Raises:
-            LLMError: a question does not fit even without history.
+            LLMError: a question does not fit even without history and with 20 characters of its title.
         """
         shown = [self.prompt(asked) for asked in rows]
         ids = self._ids([prompt.text for prompt in shown])
@@ -221,7 +227,31 @@ class PromptEncoder:
             if len(ids) <= self.max_tokens:
                 self.shortened += 1
                 return prompt, ids
-        ids = self._ids([self.prompt(asked._replace(history=[])).text])[0]
+        cut = self._cut(asked._replace(history=None if asked.history is None else ()))
+        self.shortened += bool(latest)
+        self.shortened_titles += 1
+        return cut
+
+    def _cut_title(self, asked: Asked) -> tuple[Prompt, list[int]]:
+        """The prompt with as much of the title's beginning as fits, marked by `...`.
+
+        Raises:
+            LLMError: not even 20 characters fit.
+        """
+        title = clean_title(asked.title or "")
+        fitting: tuple[Prompt, list[int]] | None = None
+        least, most = _LEAST_TITLE, len(title) - 1
+        while least <= most:  # more characters are more tokens, nearly always: what is returned has been measured
+            middle = (least + most) // 2
+            prompt = self.prompt(asked._replace(title=title[:middle].rstrip() + _CUT))
+            ids = self._ids([prompt.text])[0]
+            if len(ids) <= self.max_tokens:
+                fitting, least = (prompt, ids), middle + 1
+            else:
+                most = middle - 1
+        if fitting is not None:
+            return fitting
+        ids = self._ids([self.prompt(asked).text])[0]
         raise LLMError(
             f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
             f"use an LLM with a longer context, or a shorter template (item '{(asked.title or '')[:60]}')"

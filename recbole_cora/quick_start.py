@@ -148,6 +148,9 @@ def _scored(
     if parts.prompts is not None:
         found["shortened_prompts"] = parts.prompts.shortened
         log.info(f"{parts.prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
+        if parts.prompts.shortened_titles:
+            found["shortened_titles"] = parts.prompts.shortened_titles
+            log.warning(f"{parts.prompts.shortened_titles} prompts lost the end of a title to fit the LLM's context")
     return found
 
 

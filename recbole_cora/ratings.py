@@ -79,9 +79,10 @@ class Ratings:
 
 
 def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[str, str]]:
-    """A RecBole atomic file with every cell as text, as it stands, and the columns' types.
+    """A RecBole atomic file with every cell as text, as it stands, and the columns' types; blank lines may end it.
 
-    Raises DataError: no such file, a header without `name:type`, a line with more or fewer cells.
+    Raises DataError: no such file, a header without `name:type`, a line with more or fewer cells, a blank line between
+    others.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -92,13 +93,15 @@ def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[s
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     header, *cells = [line.rstrip("\r").split(separator) for line in lines]
-    if cells and cells[-1] == [""]:
+    while cells and cells[-1] == [""]:
         cells.pop()
     if any(h.count(":") != 1 for h in header):
         raise DataError(f"{path} has the header {separator.join(header)!r}; expected cells of the form name:type")
     if len({h.split(":")[0] for h in header}) < len(header):
         raise DataError(f"{path} has the header {separator.join(header)!r}; expected each column once")
     for number, row in enumerate(cells, start=2):
+        if row == [""]:
+            raise DataError(f"{path} line {number} is blank, expected {len(header)} cells; remove the line")
         if len(row) != len(header):
             raise DataError(f"{path} line {number} has {len(row)} cells, its header {len(header)}; mend or remove it")
     types = dict(h.split(":") for h in header)
@@ -116,35 +119,38 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
     """
     if not folder.is_dir():
         raise DataError(f"no dataset folder {folder}; put {name}.inter and {name}.item there, or set --data_path=")
-    prepared = [folder / f"{name}.{split}.inter" for split in SPLITS]
-    if all(p.is_file() for p in prepared):
-        parts = [read_atomic(p)[0] for p in prepared]
-        frame = pd.concat(parts, ignore_index=True)
-        split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(p) for p in parts])
-    else:
-        frame, split = read_atomic(folder / f"{name}.inter")[0], None
+    paths = [folder / f"{name}.{split}.inter" for split in SPLITS]
+    prepared = all(p.is_file() for p in paths)
+    if not prepared:
+        paths = [folder / f"{name}.inter"]
+    parts = [read_atomic(p)[0] for p in paths]
+    frame = pd.concat(parts, ignore_index=True)
+    lines = _Lines(paths, [len(p) for p in parts])
     user_field, item_field, time_field = (settings[k] for k in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"))
-    for field in (user_field, item_field) if split is not None else (user_field, item_field, time_field):
-        if field not in frame:
-            raise DataError(f"{name}.inter has no column '{field}'; it has {', '.join(frame.columns)}")
+    for field in (user_field, item_field) if prepared else (user_field, item_field, time_field):
+        for path, part in zip(paths, parts, strict=True):
+            if field not in part:
+                raise DataError(f"{path.name} has no column '{field}'; it has {', '.join(part.columns)}")
     if frame.empty:
-        raise DataError(f"{name}.inter has no rows; expected one line per rating")
-    label = _labels(frame, name, settings)
+        raise DataError(f"{paths[0].name} has no rows; expected one line per rating")
+    for field in (user_field, item_field):
+        _refuse_nul(frame, field, lines)
+    label = _labels(frame, lines, settings)
     user, user_tokens = pd.factorize(frame[user_field])
     item, item_tokens = pd.factorize(frame[item_field])  # codes by first appearance: the third key of the order
 
-    if split is None:
-        time = _numbers(frame, time_field, name)
+    if not prepared:
+        time = _numbers(frame, time_field, lines)
         order = order_of_rows(user, time, item)
         user, item, label = user[order], item[order], label[order]
         split = split_each_user(user, _shares(settings["eval_args"]))
         liked, start, end = histories(user, item, label)
     else:
+        split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(p) for p in parts])
         field = f"{item_field}{settings['LIST_SUFFIX']}"
-        if field not in frame:
-            raise DataError(
-                f"{name}.train.inter has no column '{field}' (the liked history); prepare the dataset again"
-            )
+        for path, part in zip(paths, parts, strict=True):
+            if field not in part:
+                raise DataError(f"{path.name} has no column '{field}' (the liked history); prepare the dataset again")
         liked, start, end = _given_histories(frame[field], item_tokens)
 
     titles, item_text, untitled = _items(folder / f"{name}.item", item_tokens, settings)
@@ -156,34 +162,66 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
     return ratings
 
 
-def _labels(frame: pd.DataFrame, name: str, settings: dict[str, Any]) -> Array:
+class _Lines:
+    """Where the rows of one or several files, read one after the other, stand in them."""
+
+    def __init__(self, paths: list[Path], rows: list[int]) -> None:
+        self.paths, self._ends = paths, np.cumsum(rows)
+
+    def of(self, row: int) -> str:
+        """File and line of a row."""
+        file = int(np.searchsorted(self._ends, row, side="right"))
+        before = self._ends[file - 1] if file else 0
+        return f"{self.paths[file].name} line {row - before + 2}"  # line 1 is the header
+
+
+def _refuse_nul(frame: pd.DataFrame, field: str, lines: _Lines) -> None:
+    """numpy's text arrays drop NUL characters from the end of a text: ids that differ in them would become one."""
+    nul = frame[field].str.contains("\0", regex=False).to_numpy(bool)
+    if nul.any():
+        row = int(np.argmax(nul))
+        raise DataError(
+            f"{lines.of(row)}: '{field}' is {frame[field].iloc[row]!r}, which holds a NUL character; "
+            f"expected an id of text without it ({int(nul.sum())} rows have one)"
+        )
+
+
+def _labels(frame: pd.DataFrame, lines: _Lines, settings: dict[str, Any]) -> Array:
     """The label column as it is, else `threshold: {field: least}` as RecBole reads it (>=)."""
     label_field = settings["LABEL_FIELD"]
     if label_field in frame:
-        label = _numbers(frame, label_field, name)
-        if not np.isin(label, (0.0, 1.0)).all():
+        label = _numbers(frame, label_field, lines)
+        binary = np.isin(label, (0.0, 1.0))
+        if not binary.all():
+            row = int(np.argmin(binary))
             raise DataError(
-                f"{name}.inter: column '{label_field}' holds other values than 0 and 1; mend it or use threshold"
+                f"{lines.of(row)}: '{label_field}' is {frame[label_field].iloc[row]!r}; expected 0 or 1 "
+                "(or use threshold, without a label column)"
             )
         return label
     threshold = settings["threshold"]
     if not threshold:
         raise DataError(
-            f"{name}.inter has no '{label_field}' column and no threshold is set; "
+            f"{lines.paths[0].name} has no '{label_field}' column and no threshold is set; "
             f"add the column, or set --threshold='{{{settings['RATING_FIELD']}: 4}}'"
         )
     field, least = next(iter(threshold.items()))
     if field not in frame:
-        raise DataError(f"{name}.inter has no labels: neither '{label_field}' nor the threshold's column '{field}'")
-    return (_numbers(frame, field, name) >= float(least)).astype(np.float32)
+        raise DataError(
+            f"{lines.paths[0].name} has no labels: neither '{label_field}' nor the threshold's column '{field}'"
+        )
+    return (_numbers(frame, field, lines) >= float(least)).astype(np.float32)
 
 
-def _numbers(frame: pd.DataFrame, field: str, name: str) -> Array:
+def _numbers(frame: pd.DataFrame, field: str, lines: _Lines) -> Array:
     values = pd.to_numeric(frame[field], errors="coerce").to_numpy(np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
-        line = int(np.argmax(bad))
-        raise DataError(f"{name}.inter line {line + 2}: '{field}' is {frame[field].iloc[line]!r}; expected a number")
+        row = int(np.argmax(bad))
+        value = frame[field].iloc[row]
+        if not isinstance(value, str):  # pandas fills the cells of a column that this file lacks
+            raise DataError(f"{lines.of(row)}: has no column '{field}', which other files of the dataset have")
+        raise DataError(f"{lines.of(row)}: '{field}' is {value!r}; expected a number")
     return values
 
 

@@ -61,6 +61,7 @@ class RowPrompts:
     Attributes:
         key: changes with whatever changes a prompt's tokens.
         shortened: how many prompts lost history items to fit the context window.
+        shortened_titles: how many ask about a title that lost its end to fit it.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class RowPrompts:
         self._features, self._show_titles = features, show_titles
         self.key = self._key(questions)
         folder = cache_dir / f"{ratings.name}-{self.key}"
-        self._ids, self._ends, self._questions, self.shortened = cached(
+        self._ids, self._ends, self._questions, self.shortened, self.shortened_titles = cached(
             folder,
             lambda temporary: self._tokenise(temporary, questions, show_progress),
             lambda entry: _load(entry, len(ratings), questions),
@@ -136,11 +137,13 @@ class RowPrompts:
         np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         if questions:
             np.save(folder / "questions.npy", np.asarray(begins, dtype=np.int32))
-        write_json(folder / "prompts.json", {"rows": total, "shortened": self._encoder.shortened})
+        shortened = {"shortened": self._encoder.shortened, "shortened_titles": self._encoder.shortened_titles}
+        write_json(folder / "prompts.json", {"rows": total, **shortened})
 
 
-def _load(folder: Path, rows: int, questions: bool) -> tuple[Any, Any, Any, int]:
-    """Ids of all prompts in one row, where each ends [R + 1], where its question begins [R], how many are shortened.
+def _load(folder: Path, rows: int, questions: bool) -> tuple[Any, Any, Any, int, int]:
+    """Ids of all prompts in one row, where each ends [R + 1], where its question begins [R], how many lost
+    history items, and how many a part of their title.
 
     Raises:
         OSError, ValueError, EOFError, KeyError: a damaged file.
@@ -151,4 +154,4 @@ def _load(folder: Path, rows: int, questions: bool) -> tuple[Any, Any, Any, int]
     about = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     if len(ends) != rows + 1 or ends[-1] != len(ids):
         raise ValueError(f"tokens of {len(ends) - 1} rows, expected {rows}")
-    return ids, ends, begins, about["shortened"]
+    return ids, ends, begins, about["shortened"], about["shortened_titles"]

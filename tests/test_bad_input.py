@@ -11,6 +11,8 @@ from recbole_cora.cli import main
 from tests.conftest import write_toy
 
 HEAD = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+#: As a value that RecBole's own command line would evaluate.
+EVIL = "__import__('os').system('touch pwned')"
 
 
 def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -29,11 +31,13 @@ def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--model=MF", "--dataset=nowhere"], "no dataset folder"),
         (["--model=MF", "--dataset=toy", "--learning_rat=1"], "did you mean 'learning_rate'"),
         (["--model=MF", "--dataset=toy", "--learning_rate=fast"], "expected a number"),
-        (["--model=MF", "--dataset=toy", "--note=__import__('os').system('touch pwned')"], "unknown setting 'note'"),
+        (["--model=MF", "--dataset=toy", f"--note={EVIL}"], "unknown setting 'note'"),
         (["--model=MF"], "needs --model= and --dataset="),
         (["--model=MF", "--dataset=toy", "--config_files=no.yaml"], "cannot read the settings file"),
         (["--model=MF", "--dataset=toy", "--metrics=[Recall]"], "expected some of AUC"),
-        (["--model=CoRA", "--dataset=toy", "--llm=./nowhere"], "nowhere"),
+        (["--model=CoRA", "--dataset=toy", "--llm=./nowhere"], "no LLM folder './nowhere'; expected a Hugging Face"),
+        (["--model=MF", "--dataset=toy", f"--learning_rate={EVIL}"], "expected a number"),
+        (["--model=MF", "--dataset=toy", f"--title_field={EVIL}"], "has no title column"),
         (["--model=CoRA", "--dataset=toy", "--cf_encoder=FM", "--llm=tiny", "--tiny_steps=1"], "expected one of MF"),
         (["--model=MF", "--dataset=toy", "--checkpoint=nowhere"], "cannot read the checkpoint"),
     ],
@@ -56,6 +60,7 @@ def test_a_mistake_is_one_line_with_its_remedy(
         ("MF", {"inter": HEAD + "u\ti\t5\t1\n"}, "split of bad is empty"),
         ("MF", {"inter": HEAD + "u\ti\tgood\t1\n"}, "line 2: 'rating' is 'good'"),
         ("MF", {"inter": HEAD + "u\ti\t5\n"}, "line 2 has 3 cells"),
+        ("MF", {"inter": HEAD + "u\ti\0\t5\t1\n"}, "line 2: 'item_id' is 'i\\x00', which holds a NUL"),
         ("CoRA", {"item": "item_id:token\tname_of_it:token_seq\ni1\tx\n"}, "--title_field="),
     ],
 )
@@ -66,6 +71,16 @@ def test_a_dataset_that_cannot_be_used_is_refused(
     write_toy(toy.parent, "bad", **changes)
     more = ["--llm=tiny"] if model == "CoRA" else []
     assert says in _one_error(capsys, f"--model={model}", "--dataset=bad", *more)
+
+
+def test_a_run_of_another_model_is_no_lora(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`lora_checkpoint` names the run that it was set to, and the kind that it expects."""
+    small = ["--show_progress=False", "--llm=tiny", "--tiny_steps=1", "--tiny_hidden=32", "--tiny_layers=1"]
+    Path("earlier").mkdir()
+    Path("earlier/result.json").write_text('{"model": "MF", "config": {"embedding_size": 8}}')
+    options = ["--cf_config={epochs: 1}", "--cf_evidence=[]", "--lora_checkpoint=earlier"]
+    says = "lora_checkpoint is earlier, a run of MF; expected the folder of a TALLRec run"
+    assert says in _one_error(capsys, "--model=CoLLM", "--dataset=toy", *small, *options)
 
 
 class _Bomb:

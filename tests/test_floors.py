@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 FLOORS = [
     {"errors", "files", "processes"},
     {"protocol", "prompts", "settings", "config", "repairs", "metrics", "report", "recbole_needs"}
-    | {"settings.kinds", "settings.reading", "settings.overall", "settings.parts", "settings.models", "settings.recbole"}
-    | {"settings.commands", "settings.resolve", "settings.presets", "settings.pages", "settings.__main__"},
+    | {"settings.kinds", "settings.reading", "settings.overall", "settings.parts", "settings.models"}
+    | {"settings.recbole", "settings.commands", "settings.resolve", "settings.presets", "settings.pages", "settings.__main__"},
     {"restore", "llm_choice", "ratings", "rows_dataset", "row_prompts", "row_features", "cf", "controls"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.models.binary_codes import code_text
 from recbole_cora.prompts import Asked, PromptEncoder, load_template
 from recbole_cora.registry import OURS
+from recbole_cora.stage import Stage
 from tests.contract import ModelContract, world
 from tests.llms import prompts, random_weights
 
@@ -98,8 +100,12 @@ def test_controls_take_away_what_they_say(
     for vectors in ("own", control):
         contract = type("C", (ModelContract,), {"model": model, "options": {"cf_vectors": vectors}})()
         made[vectors] = contract.make()
-    if model == "BinLLM":
-        return  # its codes are made of the encoder's answers: that they can be made is what is to be shown
+    if model == "BinLLM":  # it reads of the encoder only what its codes, in the prompts, say
+        of_own, of_other = (_codes_in_prompts(made[vectors]) for vectors in ("own", control))
+        assert of_own != of_other and min(len(set(side)) for side in zip(*of_own, strict=True)) > 1
+        for side in zip(*of_other, strict=True):
+            assert len(set(side)) == 1 if control == "zeroed" else len(set(side)) > 1
+        return
     rows = next(made["own"].rows("test"))
     own, other = (made[vectors].model.encoder(rows) for vectors in ("own", control))
     assert [part.shape for part in own] == [part.shape for part in other]
@@ -111,6 +117,20 @@ def test_controls_take_away_what_they_say(
         known = torch.cat([torch.cat(made["own"].model.encoder(batch), dim=1) for batch in made["own"].rows("test")])
         nearest = torch.cdist(torch.cat(other, dim=1), known).min(dim=1).values
         assert nearest.max() < 1e-4
+
+
+def _codes_in_prompts(stage: Stage) -> list[tuple[str, str]]:
+    """Each row's user and item code, as its prompt says them."""
+    texts = [stage.model.prompts.text(row) for row in range(len(stage.ratings))]
+    return [re.findall(r"\((?:user )?(\d+(?:\.\d+){3})\)", text) for text in texts]
+
+
+def test_each_control_is_another_encoder(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nothing that was trained on one is taken from the cache, or loaded, for another."""
+    monkeypatch.chdir(world)
+    options = [{"cf_vectors": control} for control in ("own", "zeroed", "shuffled", "random")]
+    stages = [type("C", (ModelContract,), {"model": "CoRA", "options": each})().make() for each in options]
+    assert len({stage.identity["CF encoder"] for stage in stages}) == 4
 
 
 def test_a_lora_and_deltas_on_one_llm_do_not_meet(llm: FrozenLLM) -> None:

@@ -6,12 +6,17 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
 from recbole_cora.prompts import BUILT_IN, Asked, PromptEncoder, Template, clean_title, load_template
+from recbole_cora.ratings import load_ratings
+from recbole_cora.row_prompts import RowPrompts
+from tests.conftest import write_toy
+from tests.test_ratings import SETTINGS
 
 HOSTILE = (
     "{title}", "{history}", "{0} {} {{}} %s $x", 'He said "Yes"', "line\nbreak\r\n\ttab", "</s>", "<s>", "<pad>",
@@ -86,6 +91,49 @@ def test_a_long_prompt_loses_its_oldest_history_and_never_the_question(tokenizer
     with pytest.raises(LLMError, match=f"reads {least - 1}"):
         PromptEncoder(tokenizer, load_template("movies"), least - 1).encode(titles, "Heat")
     assert whole.shortened == 0
+
+
+@pytest.mark.parametrize("title", ["Film " * 2000, "愛" * 10000, "</s>" * 2500], ids=["words", "wide", "control"])
+def test_a_title_that_does_not_fit_loses_its_end(tokenizer: Any, title: str) -> None:
+    """As much of it as fits is kept, marked by dots, in front of the whole rest of the question; and counted."""
+    encoder = PromptEncoder(tokenizer, load_template("movies"), 300)
+    (tokens,) = encoder.encode_all([Asked(["Heat"], title)], questions=True)
+    assert 290 <= len(tokens.ids) <= 300 and (encoder.shortened, encoder.shortened_titles) == (1, 1)
+    whole = PromptEncoder(tokenizer, load_template("movies"), 10**6)
+    before, after = whole.text([], title)[:-20], "..." + '"' + encoder.template.after
+    text = tokenizer.decode(tokens.ids[1:])
+    assert text.endswith(after)
+    kept = text.removesuffix(after).replace(" ", "")  # of a control token that is cut, nothing is left to break
+    assert before.replace(" ", "").startswith(kept)
+    assert not set(tokens.ids[1:]) & set(tokenizer.all_special_ids)
+    assert tokens.question is not None and tokenizer.decode(tokens.ids[tokens.question :]).endswith(after)
+    assert encoder.encode(["Heat"], "GoldenEye") == whole.encode(["Heat"], "GoldenEye")
+    assert encoder.encode([], title) == tokens.ids and (encoder.shortened, encoder.shortened_titles) == (1, 2)
+
+
+def test_one_long_title_leaves_its_dataset_usable(tokenizer: Any, tmp_path: Path) -> None:
+    """Its rows' prompts fit, other rows' are as ever, and the cache keeps how many were shortened."""
+    text = "item_id:token\ttitle:token_seq\n" + "".join(f"i{n}\tFilm {n}\n" for n in range(30))
+    folders = {name: write_toy(tmp_path / name, item=text) for name in ("plain", "long")}
+    (folders["long"] / "toy.item").write_text(text.replace("Film 7\n", "Film 7 " * 1500 + "\n"))
+    ratings = {name: load_ratings(folder, "toy", SETTINGS) for name, folder in folders.items()}
+
+    def made(name: str) -> RowPrompts:
+        return RowPrompts(ratings[name], PromptEncoder(tokenizer, load_template("movies"), 300), 0, tmp_path / "cache")
+
+    long, plain = made("long"), made("plain")
+    about = np.flatnonzero(ratings["long"].item_tokens[ratings["long"].item] == "i7")
+    for row in range(len(ratings["long"])):
+        assert len(long[row]) <= 300 and (row in about or np.array_equal(long[row], plain[row]))
+    assert len(about) and long.shortened_titles == made("long").shortened_titles == len(about)
+    assert plain.shortened_titles == 0
+
+
+def test_a_long_title_does_not_hide_a_template_that_is_too_long(tokenizer: Any) -> None:
+    """Where not even 20 characters of a title fit, the template is to blame, and is."""
+    least = len(PromptEncoder(tokenizer, load_template("movies"), 4096).encode([], ""))
+    with pytest.raises(LLMError, match=f"reads {least + 5}; use an LLM with a longer context, or a shorter template"):
+        PromptEncoder(tokenizer, load_template("movies"), least + 5).encode([], "Xylophone " * 1000)
 
 
 def test_only_the_latest_history_items_are_read(tokenizer: Any) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from recbole_cora.errors import DataError
 from recbole_cora.ratings import Ratings, load_ratings
 from tests.conftest import write_toy
 
@@ -78,3 +81,57 @@ def test_rows_already_split_keep_their_histories(tmp_path: Path) -> None:
         ["a", "c"],
     ]
     assert ratings.users_with_both_classes("valid") == 1
+
+
+HEAD = "user_id:token\titem_id:token\tlabel:float\ttimestamp:float\n"
+
+
+def _lines(rows: int, **cells: str) -> str:
+    """Rows of two users; `cells` replaces a row's whole line, by `r` and its number."""
+    lines = (f"u{n % 2}\ti{n // 2}\t{n // 2 % 2}\t{n}" for n in range(rows))
+    return HEAD + "".join(cells.get(f"r{n}", line) + "\n" for n, line in enumerate(lines))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n\r\n"])
+def test_blank_lines_may_end_a_file(tmp_path: Path, end: str) -> None:
+    """They are no rows."""
+    ratings = _load(tmp_path, inter=_lines(40).rstrip("\n") + end)
+    assert len(ratings) == 40 and ratings.user_tokens.tolist() == ["u0", "u1"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ({"r3": ""}, r"toy\.inter line 5 is blank, expected 4 cells"),
+        ({"r7": "u\ti\tgood\t1"}, r"toy\.inter line 9: 'label' is 'good'; expected a number"),
+        ({"r7": "u\ti\t0.5\t1"}, r"toy\.inter line 9: 'label' is '0\.5'; expected 0 or 1"),
+        ({"r7": "u\ti\0\t1\t1"}, r"toy\.inter line 9: 'item_id' is 'i\\x00', which holds a NUL character"),
+        ({"r0": "\0u\ti\t1\t1"}, r"toy\.inter line 2: 'user_id' is '\\x00u', which holds a NUL character"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, cells: dict[str, str], says: str) -> None:
+    """With its number in the file, counted from 1."""
+    with pytest.raises(DataError, match=says):
+        _load(tmp_path, inter=_lines(40, **cells))
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_line_of_a_prepared_dataset_is_named_with_its_own_file(tmp_path: Path, split: str) -> None:
+    """Its number is that in the file of its split."""
+    folder = write_toy(tmp_path)
+    for each in ("train", "valid", "test"):
+        text = _lines(6, **({"r4": "u\ti\tgood\t1"} if each == split else {}))
+        (folder / f"toy.{each}.inter").write_text(text.replace("timestamp:float", "item_id_list:token_seq"))
+    with pytest.raises(DataError, match=rf"^toy\.{split}\.inter line 6: 'label' is 'good'"):
+        load_ratings(folder, "toy", SETTINGS)
+
+
+@pytest.mark.parametrize("column", ["item_id", "label", "item_id_list"])
+def test_a_column_that_one_file_of_a_prepared_dataset_lacks_is_named(tmp_path: Path, column: str) -> None:
+    """With that file."""
+    folder = write_toy(tmp_path)
+    for each in ("train", "valid", "test"):
+        text = _lines(6).replace("timestamp:float", "item_id_list:token_seq")
+        (folder / f"toy.{each}.inter").write_text(text.replace(f"{column}:", "other:") if each == "test" else text)
+    with pytest.raises(DataError, match=rf"^toy\.test\.inter.* has no column '{column}'"):
+        load_ratings(folder, "toy", SETTINGS)

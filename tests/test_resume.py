@@ -155,10 +155,10 @@ def test_another_llm_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, fold
         run("other", resume=str(folder))
 
 
-def settings_of_a_run() -> CoraConfig:
+def settings_of_a_run(**options: Any) -> CoraConfig:
     repairs.apply_all()
     metrics.register()
-    return CoraConfig(model_class("MF"), "toy", {"seed": 3})
+    return CoraConfig(model_class("MF"), "toy", {"seed": 3, **options})
 
 
 def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,15 +174,14 @@ def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: py
 
 def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
     """The same command at once begins a run of its own; asked for by name, the folder is refused."""
-    config = settings_of_a_run()
-    config["resume"] = "auto"
+    config = settings_of_a_run(resume="auto")
     with run_folder.opened(config) as one:
         (one / "kept").touch()
         with run_folder.opened(config) as other:
             assert other != one
             (other / "kept").touch()
-        config["resume"] = str(one)
-        with pytest.raises(CheckpointError, match="another process is at"), run_folder.opened(config):
+        named = settings_of_a_run(resume=str(one))
+        with pytest.raises(CheckpointError, match="another process is at"), run_folder.opened(named):
             pass
     with run_folder.opened(config) as again:
         assert again == one
@@ -300,8 +299,7 @@ def test_a_damaged_run_does_not_stop_the_others_from_being_resumed(
     toy: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
     """It is passed over with a warning; asked for by name, it is refused."""
-    config = settings_of_a_run()
-    config["resume"] = "auto"
+    config = settings_of_a_run(resume="auto")
     with run_folder.opened(config) as good:
         (good / "kept").touch()
     bad = good.with_name("MF-toy-damaged")
@@ -310,9 +308,8 @@ def test_a_damaged_run_does_not_stop_the_others_from_being_resumed(
     with run_folder.opened(config) as resumed:
         assert resumed == good
     assert f"{bad / 'run.json'} is damaged" in caplog.text
-    config["resume"] = str(bad)
     with pytest.raises(CheckpointError, match=r"run.json is damaged"):
-        run_folder.check(config)
+        run_folder.check(settings_of_a_run(resume=str(bad)))
 
 
 def test_a_run_folder_is_there_with_its_settings_or_not_at_all(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

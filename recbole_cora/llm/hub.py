@@ -127,12 +127,15 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if name != "auto":
         raise SettingError(f"dtype '{name}'{nearest(name, DTYPES)}: expected auto, {', '.join(DTYPES)}")
+    return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself, which is where bfloat16 is fast."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return torch.bfloat16 if fast else torch.float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def _quantisation(kind: str, dtype: torch.dtype) -> Any:

@@ -84,7 +84,9 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
     if needs & {"encoder", "codes"}:
         encoder, parts.encoder_stage = ready_encoder(config, ratings)
         parts.history_length = history_length(parts.encoder_stage)
-        of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()))}
+        # Controls differ in what they answer, not in their tensors.
+        control = [] if config["cf_vectors"] == "own" else [config["cf_vectors"]]
+        of_encoder = {"CF encoder": content_key(*map(_bytes, encoder.state_dict().values()), *control)}
         parts.identity |= of_encoder
         parts.told["cf_encoder"] = encoder.name
         if "encoder" in needs:
@@ -108,7 +110,11 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
 
 
 def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[str, Tensor]:
-    """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`."""
+    """The LoRA of a TALLRec run on this LLM: trained now, from the cache, or from `lora_checkpoint`.
+
+    Raises:
+        CheckpointError: a `lora_checkpoint` of another model, LLM or dataset.
+    """
     llm = parts.given["llm"]
     same = {*settings_of_group(LLM), *settings_of_group(LoRA)}
     options = {key: value for key, value in config.settings.chosen.items() if key in same} | {"show_titles": True}

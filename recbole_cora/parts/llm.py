@@ -62,14 +62,11 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
     return llm
 
 
-def ready_prompts(
-    config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: Features | None = None, *, plain: bool = False
-) -> RowPrompts:
+def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: Features | None = None) -> RowPrompts:
     """Every row's prompt in the LLM's tokens, with slots where the model fills them.
 
     Args:
         codes: texts of users and items, instead of slots.
-        plain: titles alone.
     """
     template = load_template(config["template"] or "items")
     encoder = PromptEncoder(llm.tokenizer, template, llm.max_tokens, config["history_items"])
@@ -79,8 +76,8 @@ def ready_prompts(
         features = Features(*(encoder.slot * count for count in slots))
     return RowPrompts(
         ratings, encoder, config["history_items"], Path(config["cache_dir"]) / "tokens",
-        questions=weights_on(config) == "question", features=Features() if plain else features,
-        show_titles=plain or config["show_titles"], show_progress=config.show_progress,
+        questions=weights_on(config) == "question", features=features,
+        show_titles=config["show_titles"], show_progress=config.show_progress,
     )  # fmt: skip
 
 
