@@ -1,4 +1,4 @@
-"""The folder that `--out=` names."""
+"""The folders that `--out=` and `--resume=` of `compare` and `tune` name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from recbole_cora.errors import WriteError
 
 
-def wrong_out(value: Any) -> list[str]:
-    """Say what is wrong with a value of `--out=`: nothing where it may be the name of a folder, or is None."""
+def wrong_folder(key: str, value: Any) -> list[str]:
+    """Say what is wrong with the value of `--key=`: nothing where it may be the name of a folder, or is None."""
     if isinstance(value, (bool, dict, list)) or "\0" in str(value):
-        return [f"--out is {value!r}; expected the name of a folder, such as results/first"]
+        return [f"--{key} is {value!r}; expected the name of a folder, such as results/first"]
     return []
 
 

@@ -10,7 +10,7 @@ from recbole_cora import metrics, repairs
 from recbole_cora.compare.experiment import built_in, make_experiment
 from recbole_cora.compare.runs import dataset_key, plan, run_missing
 from recbole_cora.compare.table import write_report
-from recbole_cora.out_folder import make_out_folder, wrong_out
+from recbole_cora.out_folder import make_out_folder, wrong_folder
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.settings import parse_arguments
 
@@ -44,7 +44,7 @@ def compare_command(arguments: list[str]) -> None:
     metrics.register()
     options = parse_arguments(arguments)
     jobs, show_progress = options.pop("jobs", 1), options.pop("show_progress", True)
-    problems = wrong_out(out := options.pop("out", None))
+    problems = wrong_folder("out", out := options.pop("out", None))
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         problems.append(f"--jobs is {jobs!r}; expected a whole number of at least 1")
     file, models, dataset = (options.pop(key, None) for key in ("experiment", "models", "dataset"))

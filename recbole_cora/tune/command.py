@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -17,9 +18,10 @@ from tqdm import tqdm
 
 from recbole_cora import metrics, repairs
 from recbole_cora.checkpoint import WEIGHTS
-from recbole_cora.errors import SettingError, nearest
+from recbole_cora.errors import SettingError, WriteError, nearest, raise_all
 from recbole_cora.files import held, write_json
 from recbole_cora.microbatches import free_memory
+from recbole_cora.out_folder import make_out_folder, wrong_folder
 from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
 from recbole_cora.quick_start import run
@@ -58,7 +60,8 @@ def tune_command(arguments: list[str]) -> None:
 
     Raises:
         SettingError: what is to be searched cannot be, or no trial has finished.
-        Stopped: Ctrl-C came; what is done is kept.
+        WriteError: the search's folder cannot be written.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP came; what is done is kept.
     """
     if {"--help", "-h"} & set(arguments):
         print(HELP, end="")
@@ -70,8 +73,8 @@ def tune_command(arguments: list[str]) -> None:
     files = [read_yaml(Path(file)) for file in options.pop("config_files", [])]
     options = {key: value for content in [*files, options] for key, value in content.items()}
     folder = _folder(own, options)
-    begun = None if own["resume"] else _new(own, options)
-    folder.mkdir(parents=True, exist_ok=True)
+    begun = _new(own, options) if own["resume"] is None else None
+    make_out_folder(folder)
     with held(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
@@ -109,8 +112,9 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
             page["trials"] = read_trials(folder)
             ended = sum(trial["status"] in ENDED for trial in page["trials"])
             if page["trials"] and (last or ended != written):
-                write_trials(folder, page)
-                written = ended
+                with suppress(WriteError):  # a full disk: the end writes them again, and says so
+                    write_trials(folder, page)
+                    written = ended
             if any(trial["best"] is not None for trial in page["trials"]):
                 bar.set_postfix_str(f"best valid {page['metric']} {best_first(page)[0]['best']:.4f}", refresh=False)
             bar.n = ended
@@ -130,16 +134,24 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
 
 def _folder(own: dict[str, Any], options: dict[str, Any]) -> Path:
     """Of the search: one that is there where it is to be gone on with, else one that holds no search yet."""
-    if own["resume"]:
+    raise_all(wrong_folder("out", own["out"]) + wrong_folder("resume", own["resume"]), SettingError)
+    if own["resume"] is not None:
         folder = Path(str(own["resume"])).resolve()
-        if not (folder / _ABOUT).is_file():
+        if not _holds_search(folder):
             raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one")
         return folder
     time = f"{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(str(own["out"] or f"tune/{options.get('model')}-{options.get('dataset')}-{time}")).resolve()
-    if (folder / _ABOUT).exists():
+    if _holds_search(folder):
         raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
     return folder
+
+
+def _holds_search(folder: Path) -> bool:
+    try:
+        return (folder / _ABOUT).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
@@ -183,10 +195,14 @@ def _sizes(own: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """How many trials, how many at once, and what each is given (None: its share of this machine)."""
     found = {key: before[key] if own[key] is None else own[key] for key in _SIZES}
     for key in ("num_samples", "jobs", "cpus"):
-        if (key != "cpus" or found[key] is not None) and (not isinstance(found[key], int) or found[key] < 1):
+        if key == "cpus" and found[key] is None:
+            continue
+        if not isinstance(found[key], int) or isinstance(found[key], bool) or found[key] < 1:
             raise SettingError(f"--{key} is {found[key]!r}; expected a whole number of at least 1")
-    if found["gpus"] is not None and (not isinstance(found["gpus"], (int, float)) or found["gpus"] < 0):
-        raise SettingError(f"--gpus is {found['gpus']!r}; expected a number such as 0, 0.5 or 1")
+    gpus = found["gpus"]
+    number = isinstance(gpus, (int, float)) and not isinstance(gpus, bool) and math.isfinite(gpus) and gpus >= 0
+    if gpus is not None and not number:
+        raise SettingError(f"--gpus is {gpus!r}; expected a number such as 0, 0.5 or 1")
     return found
 
 
