@@ -109,7 +109,8 @@ class Stage:
         Raises:
             DataError: the valid rows do not determine the metric that early stopping goes by.
             SettingError: a model that several processes cannot share, or whose loss cannot be computed in parts.
-            Stopped: SIGTERM or Ctrl-C came; a resumable training has saved its state. A second Ctrl-C does not wait.
+            Stopped: SIGTERM, SIGHUP or Ctrl-C came; a resumable training has saved its state. A second one does not
+                wait.
         """
         started = perf_counter()
         config = self.config
@@ -156,8 +157,12 @@ class Stage:
         checkpoint.load(folder / checkpoint.WEIGHTS, self.model, self.identity)
 
     def score(self, split: str, predict: Callable[[Any], torch.Tensor] | None = None, title: str = "") -> np.ndarray:
-        """Scores of a split's rows, in order: [N]. `predict`: the model's own, unless another is given."""
-        loader = self.valid if split == "valid" else self.test
+        """Scores of a split's rows, in order: [N]; of "train", of the rows that the model is trained on, as in `rows`.
+
+        Args:
+            predict: the model's own, unless another is given.
+        """
+        loader = self._loader(split)
         predict = predict or self.model.predict
         self.model.eval()
         options = {"desc": title or f"score {split}", "unit": "row", "dynamic_ncols": True, "leave": False}
@@ -188,8 +193,15 @@ class Stage:
         found["logloss"] = logloss(scores, label, logits=logits) if len(rows) else math.nan
         return {metric: None if math.isnan(value) else value for metric, value in found.items()}
 
+    def _loader(self, split: str) -> Any:
+        """The loader that keeps the order of a split's rows; `self.train` shuffles, and may draw negative samples."""
+        if split == "train":
+            return get_dataloader(self.config, "valid")(self.config, self._splits[0], None, shuffle=False)
+        return {"valid": self.valid, "test": self.test}[split]
+
     def rows(self, split: str) -> Iterator[Any]:
-        """A split's interactions in order, in batches; of "train", the rows that the model is trained on."""
+        """A split's interactions in order, in batches; of "train", the rows that the model is trained on: the liked
+        ones alone, where it ignores labels."""
         dataset, size = self._splits[SPLITS.index(split)], self.config["eval_batch_size"]
         for start in range(0, len(dataset), size):
             yield dataset.inter_feat[start : start + size].to(self.config["device"])
@@ -242,15 +254,19 @@ def _loaders(config: CoraConfig, dataset: Any, splits: list[Any]) -> tuple[Any, 
 
 @contextmanager
 def _stops_between_steps(trainer: Any) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask the trainer to stop; a second one ends the process as ever."""
+    """SIGTERM, SIGHUP and Ctrl-C ask the trainer to stop; a second one ends the process as ever.
+
+    A signal that is ignored stays so, as SIGHUP does under nohup. A second SIGHUP is no impatience: a terminal that is
+    closed sends one, and its shell another.
+    """
 
     def ask(number: int, frame: Any) -> None:
         trainer.stopping = number
         for each, handler in before.items():
-            signal.signal(each, handler)
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else handler)
         log.warning(f"{signal.Signals(number).name}: stopping after this step")
 
-    wanted = (signal.SIGTERM, signal.SIGINT)
+    wanted = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return

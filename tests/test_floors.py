@@ -12,7 +12,8 @@ FLOORS = [
     {"errors", "files", "processes"},
     {"protocol", "prompts", "settings", "config", "repairs", "metrics", "report", "recbole_needs"}
     | {"settings.kinds", "settings.reading", "settings.overall", "settings.parts", "settings.models"}
-    | {"settings.recbole", "settings.commands", "settings.resolve", "settings.presets", "settings.pages", "settings.__main__"},
+    | {"settings.recbole", "settings.commands", "settings.resolve", "settings.presets", "settings.pages"}
+    | {"settings.__main__"},
     {"restore", "llm_choice", "ratings", "rows_dataset", "row_prompts", "row_features", "cf", "controls"}
     | {"prepare", "prepare.command", "prepare.recipe", "prepare.raw", "prepare.problems", "prepare.lines"}
     | {"prepare.download", "prepare.movielens", "prepare.amazon", "prepare.table"}
@@ -22,8 +23,7 @@ FLOORS = [
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},
     {"microbatches", "loss_in_parts", "trainer", "stage"},
-    {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"}
-    | {"out_folder"},
+    {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
     {"compare", "compare.experiment", "compare.runs", "compare.child", "compare.table", "compare.command", "cli"}
     | {"tune", "tune.space", "tune.trials", "tune.search", "tune.command"},
 ]  # fmt: skip

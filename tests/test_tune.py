@@ -27,8 +27,10 @@ pytest.importorskip("ray")
 
 SPACE = """
 learning_rate: {choice: [0.01, 1.0e+30]}
-embedding_size: {choice: [8, 9, 10, 100000000000, -1]}
+embedding_size: {choice: [8, 9, 10, 100000000000, 4611686018427387904]}
 """
+#: More numbers than torch can count: it raises, and not for want of memory.
+UNCOUNTABLE = 2**62
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,14 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF"], "needs --model= and --dataset="),
         (["--model=MF", "--dataset=toy", "--serch=grid"], "did you mean"),
         (["--model=MF", "--dataset=toy", "--jobs=0"], "at least 1"),
+        (["--model=MF", "--dataset=toy", "--jobs=true"], "at least 1"),
         (["--model=MF", "--dataset=toy", "--gpus=all"], "expected a number"),
+        (["--model=MF", "--dataset=toy", "--gpus=.nan"], "expected a number"),
+        (["--model=MF", "--dataset=toy", "--out=[a]"], "--out is ['a']"),
+        (["--model=MF", "--dataset=toy", f"--out={'x' * 300}"], "File name too long"),
+        (["--model=MF", "--dataset=toy", "--out=mine.yaml"], "cannot write into"),
+        ([f"--resume={'x' * 300}"], "holds no search"),
+        (["--resume=true"], "--resume is True"),
         (["--config_files=mine.yaml"], "unknown setting 'epoks' for --model=MF; did you mean 'epochs'?"),
         (["--resume=nowhere"], "holds no search"),
         (["--resume=begun", "--learning_rate=1"], "leave out --learning_rate"),
@@ -170,7 +179,7 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     assert len(by_settings) == 10
     assert by_settings[0.01, 8]["status"] == by_settings[0.01, 10]["status"] == "finished"
     assert by_settings[0.01, 9]["why"] == "its process died 3 times"
-    assert "RuntimeError" in by_settings[0.01, -1]["why"]
+    assert "RuntimeError" in by_settings[0.01, UNCOUNTABLE]["why"]
     assert all("became nan" in by_settings[1e30, size]["why"] for size in (8, 9, 10))
     assert by_settings[0.01, 10**11]["why"] == by_settings[1e30, 10**11]["why"] == "out of memory"
     assert ended[0].stat().st_mtime_ns == stamp and "test" not in json.loads(ended[0].read_text())
@@ -206,13 +215,30 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> Non
 
 
 def test_hyperopt_may_draw_the_same_twice(toy: Path) -> None:
-    """Each draw is a trial of its own."""
+    """Each draw is a trial, with a run of its own: of four draws of two values some are alike, and alike they end.
+    While it searches, ray listens on this machine's loopback address alone."""
     pytest.importorskip("hyperopt")
+    psutil = pytest.importorskip("psutil")
     Path("space.yaml").write_text("embedding_size: {choice: [8, 16]}", encoding="utf-8")
     out = Path("found").resolve()
     driver = begun(out, "--model=BPR", "--search=hyperopt", "--num_samples=4", "--epochs=2")
+    listening: dict[str, set[str]] = {}
+    while driver.poll() is None:
+        with suppress(psutil.Error):
+            for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
+                with suppress(psutil.Error):
+                    addresses = {each.laddr.ip for each in process.connections("inet") if each.status == "LISTEN"}
+                    listening.setdefault(process.name(), set()).update(addresses)
+        time.sleep(0.2)
     said = driver.communicate()[1]
     assert driver.returncode == 0, said[-2000:]
+    assert {"gcs_server", "raylet"} <= listening.keys()
+    assert {address.removeprefix("::ffff:") for each in listening.values() for address in each} == {"127.0.0.1"}
     found = json.loads((out / "trials.json").read_text())["trials"]
     assert [trial["status"] for trial in found] == ["finished"] * 4
-    assert len({trial["settings"]["embedding_size"] for trial in found}) <= 2
+    assert len(list(out.glob("trials/*/*/result.json"))) == 4
+    sizes = [trial["settings"]["embedding_size"] for trial in found]
+    assert set(sizes) <= {8, 16}
+    for size in set(sizes):
+        alike = [trial["evaluations"] for trial in found if trial["settings"]["embedding_size"] == size]
+        assert alike == [alike[0]] * len(alike) and len(alike[0]) == 2

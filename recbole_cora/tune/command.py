@@ -6,52 +6,30 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from recbole_cora import metrics, repairs
-from recbole_cora.checkpoint import WEIGHTS
-from recbole_cora.config import CoraConfig
-from recbole_cora.errors import SettingError, nearest
-from recbole_cora.files import held, write_json
-from recbole_cora.microbatches import free_memory
-from recbole_cora.parts import ready_parts
-from recbole_cora.prepare.command import prepare_by_itself
-from recbole_cora.quick_start import run
-from recbole_cora.ratings import load_ratings
-from recbole_cora.registry import model_class
+from recbole_cora.errors import SettingError, WriteError, raise_all
+from recbole_cora.files import check_writable, held, write_json
+from recbole_cora.llm_choice import with_llm
 from recbole_cora.report import METRICS
+from recbole_cora.settings.commands import TuneOptions, split_options
+from recbole_cora.settings.kinds import defaults_of, settings_of_group
 from recbole_cora.settings.reading import parse_arguments, read_yaml
+from recbole_cora.settings.resolve import resolve
 from recbole_cora.tune.search import search
-from recbole_cora.tune.space import SEARCHES, Draw, draw_all, read_space
+from recbole_cora.tune.space import Draw, draw_all, read_space, wrong_draws
 from recbole_cora.tune.trials import DONE, ENDED, best_first, read_trials, table, write_trials
-
-HELP = """\
-usage: recbole-cora tune --model=NAME --dataset=NAME [--space=FILE.yaml] [--config_files=FILE.yaml] [--key=value ...]
-       recbole-cora tune --resume=DIR [--num_samples=N]
-
-Searches settings (default: learning_rate and weight_decay, properties/space.yaml) by the valid rows, then scores the
-best trial on the test rows, once. Writes trials.md, trials.json, best.yaml (for `run --config_files=`) and search.png.
-
-  --search=random|grid|optuna|hyperopt   default random      --scheduler=none|asha   default none
-  --num_samples=N   trials (grid: all there are), default 8  --jobs=N    trials at once, default 1
-  --out=DIR         default tune/<model>-<dataset>-<time>    --cpus=N    of each trial, default: all, shared by the jobs
-  --space=FILE      what is searched, a YAML                 --gpus=X    of each trial, such as 0.5, default: the same
-  --address=ray://HOST:10001   a ray cluster; its machines need the packages, and this folder at the same path
-"""
 
 _ABOUT = "tune.json"
 _SIZES = ("num_samples", "jobs", "cpus", "gpus")
-_OWN: dict[str, Any] = {
-    "space": None, "search": "random", "scheduler": "none", "address": None, "out": None, "resume": None,
-    **dict.fromkeys(_SIZES),
-}  # fmt: skip
+#: Options that say what a search is; a resumed one has them already.
+_FIXED = ("model", "dataset", "config_files", "space", "search", "scheduler", "out")
 
 
 def tune_command(arguments: list[str]) -> None:
@@ -59,20 +37,14 @@ def tune_command(arguments: list[str]) -> None:
 
     Raises:
         SettingError: what is to be searched cannot be, or no trial has finished.
-        Stopped: Ctrl-C came; what is done is kept.
+        WriteError: the search's folder cannot be written.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP came; what is done is kept.
     """
-    if {"--help", "-h"} & set(arguments):
-        print(HELP, end="")
-        return
-    repairs.apply_all()
-    metrics.register()
-    options = parse_arguments(arguments)
-    own = {key: options.pop(key, default) for key, default in _OWN.items()}
-    files = [read_yaml(Path(file)) for file in options.pop("config_files", [])]
-    options = {key: value for content in [*files, options] for key, value in content.items()}
+    own, options, problems = split_options(TuneOptions, parse_arguments(arguments))
+    raise_all(problems, SettingError)
     folder = _folder(own, options)
-    begun = None if own["resume"] else _new(own, options)
-    folder.mkdir(parents=True, exist_ok=True)
+    begun = _new(own, options) if own["resume"] is None else None
+    check_writable(folder, "give another --out=")
     with held(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
@@ -110,8 +82,9 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
             page["trials"] = read_trials(folder)
             ended = sum(trial["status"] in ENDED for trial in page["trials"])
             if page["trials"] and (last or ended != written):
-                write_trials(folder, page)
-                written = ended
+                with suppress(WriteError):  # a full disk: the end writes them again, and says so
+                    write_trials(folder, page)
+                    written = ended
             if any(trial["best"] is not None for trial in page["trials"]):
                 bar.set_postfix_str(f"best valid {page['metric']} {best_first(page)[0]['best']:.4f}", refresh=False)
             bar.n = ended
@@ -131,45 +104,52 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
 
 def _folder(own: dict[str, Any], options: dict[str, Any]) -> Path:
     """Of the search: one that is there where it is to be gone on with, else one that holds no search yet."""
-    if own["resume"]:
-        folder = Path(str(own["resume"])).resolve()
-        if not (folder / _ABOUT).is_file():
+    if own["resume"] is not None:
+        folder = Path(own["resume"]).resolve()
+        if not _holds_search(folder):
             raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one")
         return folder
     time = f"{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(str(own["out"] or f"tune/{options.get('model')}-{options.get('dataset')}-{time}")).resolve()
-    if (folder / _ABOUT).exists():
+    folder = Path(own["out"] or f"tune/{own['model']}-{own['dataset']}-{time}").resolve()
+    if _holds_search(folder):
         raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
     return folder
 
 
+def _holds_search(folder: Path) -> bool:
+    try:
+        return (folder / _ABOUT).is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
     """What the search is about, and its space; checked before anything long."""
-    model, dataset = options.pop("model", None), options.pop("dataset", None)
+    fixed: dict[str, Any] = {}
+    for file in own["config_files"]:
+        fixed |= read_yaml(Path(file))
+    fixed |= options
+    model, dataset = own["model"] or fixed.pop("model", None), own["dataset"] or fixed.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    if own["search"] not in SEARCHES:
-        near = nearest(str(own["search"]), SEARCHES)
-        raise SettingError(f"--search is '{own['search']}'{near}; expected one of {', '.join(SEARCHES)}")
+    settings = resolve(model, dataset, fixed)
     space = read_space(own["space"])
-    config = CoraConfig(model_class(model), str(dataset), options)
-    for key in space:
-        if key not in config.known:
-            raise SettingError(f"the space names an unknown setting '{key}'{nearest(key, config.known)}")
-    metric = str(config["valid_metric"]).lower()
+    raise_all(wrong_draws(space, settings), SettingError)
+    metric = settings["valid_metric"].lower()
     if metric not in METRICS:
-        raise SettingError(f"valid_metric is {config['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
+        raise SettingError(f"valid_metric is {settings['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
     told = {
-        "model": model, "dataset": str(dataset), "metric": metric, "bigger": bool(config["valid_metric_bigger"]),
-        "fixed": options, "at": str(Path.cwd()), "seed": config["seed"], "epochs": config["epochs"],
-        "search": own["search"], "scheduler": own["scheduler"],
+        "model": model, "dataset": dataset, "metric": metric, "bigger": metric != "logloss", "fixed": fixed,
+        "at": str(Path.cwd()), "seed": settings["seed"], "epochs": settings["epochs"], "search": own["search"],
+        "scheduler": own["scheduler"],
     }  # fmt: skip
     return _drawn({**told, **_sizes(own, {"num_samples": 8, "jobs": 1, "cpus": None, "gpus": None})}, space), space
 
 
 def _begun(own: dict[str, Any], options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
     """The same of a search that was begun before; its sizes may change."""
-    others = [*options, *(key for key in ("space", "search", "scheduler", "out") if own[key] != _OWN[key])]
+    defaults = defaults_of(settings_of_group(TuneOptions))
+    others = [*options, *(key for key in _FIXED if own[key] != defaults[key])]
     if others:
         raise SettingError(f"--resume goes on with the settings that {folder} was begun with; leave out --{others[0]}")
     try:
@@ -182,13 +162,7 @@ def _begun(own: dict[str, Any], options: dict[str, Any], folder: Path) -> tuple[
 
 def _sizes(own: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """How many trials, how many at once, and what each is given (None: its share of this machine)."""
-    found = {key: before[key] if own[key] is None else own[key] for key in _SIZES}
-    for key in ("num_samples", "jobs", "cpus"):
-        if (key != "cpus" or found[key] is not None) and (not isinstance(found[key], int) or found[key] < 1):
-            raise SettingError(f"--{key} is {found[key]!r}; expected a whole number of at least 1")
-    if found["gpus"] is not None and (not isinstance(found["gpus"], (int, float)) or found["gpus"] < 0):
-        raise SettingError(f"--gpus is {found['gpus']!r}; expected a number such as 0, 0.5 or 1")
-    return found
+    return {key: before[key] if own[key] is None else own[key] for key in _SIZES}
 
 
 def _drawn(told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
@@ -199,6 +173,8 @@ def _drawn(told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
 
 def _with_machine(told: dict[str, Any]) -> dict[str, Any]:
     """`told`, with a trial's share of this machine where none was asked for, and the device that goes with it."""
+    import torch
+
     cpus = told["cpus"] or max(1, (os.cpu_count() or 1) // told["jobs"])
     gpus = told["gpus"]
     if gpus is None:
@@ -208,7 +184,20 @@ def _with_machine(told: dict[str, Any]) -> dict[str, Any]:
 
 def _share_frozen_work(told: dict[str, Any]) -> None:
     """Make what every trial reads: prepared data, tokens, CF encoder, the tiny LLM. What it took is free afterwards."""
-    config = CoraConfig(model_class(told["model"]), told["dataset"], {**told["fixed"], **told["device"]})
+    from recbole_cora import metrics, repairs
+    from recbole_cora.config import CoraConfig
+    from recbole_cora.microbatches import free_memory
+    from recbole_cora.parts import ready_parts
+    from recbole_cora.prepare.command import prepare_by_itself
+    from recbole_cora.ratings import load_ratings
+    from recbole_cora.registry import model_class
+
+    repairs.apply_all()
+    metrics.register()
+    settings = resolve(told["model"], told["dataset"], {**told["fixed"], **told["device"]})
+    if "llm" in settings.needs:
+        settings, *_ = with_llm(settings)
+    config = CoraConfig(model_class(settings.model), settings.dataset, settings=settings)
     prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
     ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
     free_memory()
@@ -216,11 +205,13 @@ def _share_frozen_work(told: dict[str, Any]) -> None:
 
 def _weights(folder: Path, trial: dict[str, Any]) -> Path | None:
     """The folder of a trial's best weights; None where it was stopped before it kept any."""
-    return next((path.parent for path in (folder / "trials" / trial["name"]).glob(f"*/{WEIGHTS}")), None)
+    return next((path.parent for path in (folder / "trials" / trial["name"]).glob("*/model.safetensors")), None)
 
 
 def _tested(told: dict[str, Any], best: dict[str, Any], kept: Path, folder: Path) -> dict[str, Any]:
     """The best trial, its weights loaded, scored on the valid and test rows."""
+    from recbole_cora.quick_start import run
+
     own = {"checkpoint": str(kept), "checkpoint_dir": str(folder / "best"), "references": False}
     result = run(told["model"], told["dataset"], {**told["fixed"], **best["settings"], **told["device"], **own})
     settings = {**told["fixed"], **best["settings"]}

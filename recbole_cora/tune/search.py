@@ -18,12 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from recbole_cora.errors import CoraError, SettingError, Stopped, WriteError, nearest
+from recbole_cora.errors import CoraError, SettingError, Stopped, WriteError
 from recbole_cora.files import write_whole
 from recbole_cora.tune.space import Draw
 from recbole_cora.tune.trials import DONE, ENDED, Trial, note_end, note_waiting, read_trials
 
-SCHEDULERS = ("none", "asha")
 #: A trial's process that was killed is replaced this often; what a run itself says is wrong is not tried again.
 _LIVES = 2
 
@@ -39,11 +38,16 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
         address: of a ray cluster; None: this machine.
 
     Raises:
-        SettingError: ray, a searcher or matplotlib is not installed, an unknown scheduler, no cluster at the address,
+        SettingError: ray, a searcher or matplotlib is not installed, no cluster at the address,
             or no machine that has what a trial is to be given.
-        Stopped: Ctrl-C or SIGTERM came; the trials that were running keep that status.
+        WriteError: the system does not let ray write into the folder.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP came; the trials that were running keep that status.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    if not address:
+        # Whatever its name says, on Linux too it makes ray's processes listen on 127.0.0.1 and not on every interface;
+        # ray.init(_node_ip_address="127.0.0.1") does not. Ray reads it when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # ray 2.6.3 needs it; see pyproject.toml
     try:
         import matplotlib  # noqa: F401  (for the picture, at the end)
@@ -60,16 +64,19 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
     _check(told)
     note_waiting(folder, [trial for trial in known if trial["name"] in waiting])
     local = {} if address else {"num_cpus": told["jobs"] * told["cpus"]}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # Ray's processes inherit it: a closed terminal is for the driver alone, which ends them.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         ray.init(
             address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local
         )
     except (ConnectionError, ValueError) as error:
+        signal.signal(signal.SIGHUP, handlers[signal.SIGHUP])
         why = (str(error).splitlines() or [type(error).__name__])[0]
         where = f"no ray cluster answers at {address}" if address else "ray does not start"
         raise SettingError(f"{where}: {why}") from None
-    asked = _term_as_interrupt()
+    signals = _stops_as_interrupt(hangup=handlers[signal.SIGHUP] != signal.SIG_IGN)
     try:
         _check_machines(told, ray.nodes())
         given = {"trial": [{"name": name, **own} for name, own in waiting.items()]}
@@ -84,7 +91,7 @@ def search(told: dict[str, Any], space: dict[str, Draw], folder: Path, *, addres
         shutil.rmtree(folder / "ray", ignore_errors=True)
     if not whole:
         ended = sum(trial["status"] in ENDED for trial in read_trials(folder))
-        raise Stopped(f"{ended} trials have ended; tune --resume={folder} goes on", asked[-1])
+        raise Stopped(f"{ended} trials have ended; tune --resume={folder} goes on", signals[-1])
 
 
 def _check_machines(told: dict[str, Any], machines: list[dict[str, Any]]) -> None:
@@ -98,26 +105,40 @@ def _check_machines(told: dict[str, Any], machines: list[dict[str, Any]]) -> Non
         )
 
 
-def _term_as_interrupt() -> list[int]:
-    """SIGTERM ends ray's search as Ctrl-C does. Returns a list of the signals so far, with Ctrl-C before them all."""
-    asked = [int(signal.SIGINT)]
+def _stops_as_interrupt(*, hangup: bool) -> list[int]:
+    """SIGTERM and SIGHUP end ray's search as Ctrl-C does.
 
-    def ask(number: int, frame: Any) -> None:
-        asked.append(number)
+    Args:
+        hangup: whether SIGHUP does; under nohup it is ignored.
+
+    Returns:
+        The signals so far, with Ctrl-C before them all.
+    """
+    signals = [int(signal.SIGINT)]
+
+    def interrupt(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal sends it twice
+        signals.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, ask)  # after ray.init, which sets its own
-    return asked
+    for number in (signal.SIGTERM, signal.SIGHUP) if hangup else (signal.SIGTERM,):
+        signal.signal(number, interrupt)  # after ray.init, which sets its own
+    return signals
 
 
 def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path) -> bool:
-    """Ray's own search: over given trials, or over draws that a searcher makes. Returns whether all have ended."""
+    """Ray's own search: over given trials, or over draws that a searcher makes. Returns whether all have ended.
+
+    Raises:
+        WriteError: the system does not let ray write into the folder.
+    """
     from ray import air, tune
 
     given = "trial" in space
     before = set() if given else {note["name"] for note in read_trials(folder)}
     trainable = tune.with_parameters(trial, told=told, folder=str(folder))
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": told["cpus"], "gpu": told["gpus"]}),
         param_space={key: tune.grid_search(draw) if given else _domain(draw) for key, draw in space.items()},
         tune_config=tune.TuneConfig(
@@ -129,7 +150,18 @@ def _fit(told: dict[str, Any], space: dict[str, Any], rounds: int, folder: Path)
             name="search", storage_path=str(folder / "ray"), verbose=0, callbacks=[_watch(folder)],
             failure_config=air.FailureConfig(max_failures=_LIVES),
         ),
-    ).fit()  # fmt: skip
+    )  # fmt: skip
+    try:
+        tuner.fit()
+    except (tune.TuneError, OSError) as error:
+        refusal: BaseException | None = error
+        while refusal is not None and not isinstance(refusal, OSError):
+            refusal = refusal.__cause__
+        if refusal is None:
+            raise
+        raise WriteError(
+            f"cannot write into {folder} ({refusal.strerror}); make room, and go on with tune --resume={folder}"
+        ) from None
     # Where it was ended by Ctrl-C, ray calls what was running terminated: the trials' own notes count.
     names = [each["name"] for each in space["trial"]] if given else None
     ended = [note for note in read_trials(folder) if note["status"] in ENDED and note["name"] not in before]
@@ -242,10 +274,6 @@ def _scheduler(told: dict[str, Any]) -> Any:
 
 
 def _check(told: dict[str, Any]) -> None:
-    """Before ray is started: a known scheduler, an installed searcher."""
-    kind = told["scheduler"]
-    if kind not in SCHEDULERS:
-        known = ", ".join(SCHEDULERS)
-        raise SettingError(f"--scheduler is '{kind}'{nearest(str(kind), SCHEDULERS)}; expected one of {known}")
+    """Before ray is started: refuse a searcher that is not installed."""
     if not told["drawn"]:
         _searcher(told, [])

@@ -12,9 +12,8 @@ import numpy as np
 
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.settings.reading import PROPERTIES, read_yaml
+from recbole_cora.settings.resolve import Settings
 
-#: random and grid are drawn beforehand; the others learn from trial to trial.
-SEARCHES = ("random", "grid", "optuna", "hyperopt")
 DRAWS = ("choice", "uniform", "loguniform", "randint")
 
 
@@ -60,6 +59,22 @@ def _draw(file: Path, key: str, entry: Any) -> Draw:
             kinds = " above 0" if kind == "loguniform" else " in whole numbers" if kind == "randint" else ""
             raise SettingError(f"{file}: {key} has {values!r}; expected [low, high]{kinds}, low first")
     return Draw(kind, values)
+
+
+def wrong_draws(space: dict[str, Draw], settings: Settings) -> list[str]:
+    """Say which settings of a space do not exist, and which values or bounds are outside a setting's range."""
+    problems = []
+    for key, draw in space.items():
+        if key not in settings:
+            problems.append(f"the space names an unknown setting '{key}'{nearest(key, settings)}")
+            continue
+        values = [*draw.values[:-1], draw.values[-1] - 1] if draw.kind == "randint" else draw.values
+        for value in values:
+            try:
+                settings.declared[key].read(value)
+            except ValueError as error:
+                problems.append(f"the space cannot be searched: {error}")
+    return problems
 
 
 def draw_all(space: dict[str, Draw], search: str, count: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,75 @@
+"""Laws of a stage: which rows it scores, and which signals end its training between two steps."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_cora import metrics, repairs
+from recbole_cora.ratings import load_ratings
+from recbole_cora.registry import model_class
+from recbole_cora.rows_dataset import ROW
+from recbole_cora.settings import CoraConfig
+from recbole_cora.stage import Stage, _stops_between_steps
+
+
+def make(model: str) -> Stage:
+    repairs.apply_all()
+    metrics.register()
+    config = CoraConfig(model_class(model), "toy", {"show_progress": False, "seed": 3, "eval_batch_size": 50})
+    return Stage(config, load_ratings(Path(config["data_path"]), "toy", config.final_config_dict))
+
+
+@pytest.mark.parametrize("model", ["MF", "BPR", "SASRec"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_split_is_scored_row_by_row_in_order(toy: Path, model: str, split: str) -> None:
+    """Of the train split: all rows; the liked ones alone for BPR and SASRec, which ignore labels."""
+    stage = make(model)
+    ratings = stage.ratings
+    rows = torch.cat([batch[ROW] for batch in stage.rows(split)]).numpy()
+    expected = ratings.rows(split)
+    if split == "train" and model != "MF":
+        expected = expected[ratings.label[expected] == 1]
+    assert np.array_equal(rows, expected)
+    stage.model.eval()
+    with torch.no_grad():
+        scores = torch.cat([stage.model.predict(batch) for batch in stage.rows(split)]).numpy()
+    assert len(set(scores)) > 5  # else any order would do
+    np.testing.assert_allclose(stage.score(split), scores, rtol=0, atol=1e-6)
+
+
+def test_a_split_that_does_not_exist_is_not_scored(toy: Path) -> None:
+    """Rather than another in its place."""
+    with pytest.raises(KeyError, match="tset"):
+        make("MF").score("tset")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_asks_the_training_to_stop(number: signal.Signals) -> None:
+    """The process goes on, and its handlers are afterwards those of before; a second SIGHUP does not end it, for a
+    closed terminal sends two. A signal that is ignored, as SIGHUP under nohup, stays ignored."""
+    before = signal.getsignal(number)
+    reached = []
+    try:
+        signal.signal(number, lambda *_: reached.append("the handler of before"))
+        trainer = SimpleNamespace(stopping=0)
+        with _stops_between_steps(trainer):
+            signal.raise_signal(number)
+            assert trainer.stopping == number and not reached
+            signal.raise_signal(number)
+            assert reached == ([] if number == signal.SIGHUP else ["the handler of before"])
+        reached.clear()
+        signal.raise_signal(number)
+        assert reached == ["the handler of before"]
+        signal.signal(number, signal.SIG_IGN)
+        trainer = SimpleNamespace(stopping=0)
+        with _stops_between_steps(trainer):
+            signal.raise_signal(number)
+        assert trainer.stopping == 0 and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
