@@ -62,7 +62,8 @@ class CoraConfig(Config):
         if self.batches_may_shrink:
             self.internal_config_dict["train_batch_size"] = self.settings.declared["train_batch_size"].default
         # RecBole's defaults sample negatives for every model; a model that reads labels takes the rows as they are.
-        if "train_neg_sample_args" not in self.settings.chosen and (
+        drawn = self.settings["train_neg_sample_args"]
+        if drawn == self.settings.declared["train_neg_sample_args"].default and (
             self.label_aware or self._uses_cross_entropy(model_class)
         ):
             self.internal_config_dict["train_neg_sample_args"] = None

@@ -75,9 +75,8 @@ def read_run(folder: Path) -> SavedRun:
     for name in _FILES:
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
-            settings = {**content.get("config", content), **content.get("recbole_config", {})}
-            dataset = content.get("dataset", settings.get("dataset"))
-            return SavedRun(folder, str(content["model"]), str(dataset), _without_derived(settings))
+            settings = {**content["config"], **content.get("recbole_config", {})} if "config" in content else content
+            return SavedRun(folder, str(content["model"]), str(content["dataset"]), _without_derived(settings))
         except FileNotFoundError:
             continue
         except OSError as error:

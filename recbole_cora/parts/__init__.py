@@ -116,16 +116,16 @@ def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[s
         CheckpointError: a `lora_checkpoint` of another model, LLM or dataset.
     """
     llm = parts.given["llm"]
-    same = {*settings_of_group(LLM), *settings_of_group(LoRA)}
-    options = {key: value for key, value in config.settings.chosen.items() if key in same} | {"show_titles": True}
     folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
     if folder:
         saved = read_run(folder)
         if saved.model != "TALLRec":
             raise CheckpointError(f"--lora_checkpoint={folder} is a run of {saved.model}; expected one of TALLRec")
-        settings = saved.resolved({**shared_settings(config), **options}, "lora_checkpoint", config["dataset"])
+        options = {**shared_settings(config, shaping=False), **_chosen(config, LoRA), **config["lora_config"]}
+        settings = saved.resolved(options, "lora_checkpoint", config["dataset"])
     else:
-        settings = stage_config(config, "TALLRec", {**options, **config["lora_config"]}).settings
+        options = {**_chosen(config, LLM), **_chosen(config, LoRA), "show_titles": True, **config["lora_config"]}
+        settings = stage_config(config, "TALLRec", options).settings
     settings, *_ = with_llm(settings)
     own = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
     also = {**parts.identity, "titles in the prompt": True}
@@ -134,6 +134,11 @@ def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[s
     make = partial(own.model_class, llm=llm, prompts=prompts, lora=parts.given["lora"])
     stage = ready_stage(own, ratings, "lora", make=make, also=also, reads=prompts.key, folder=folder)
     return {name: tensor.detach().clone() for name, tensor in stage.model.lora.state_dict().items()}
+
+
+def _chosen(config: CoraConfig, group: type) -> dict[str, Any]:
+    """What the user chose of a group of settings."""
+    return {key: value for key, value in config.settings.chosen.items() if key in settings_of_group(group)}
 
 
 def _loaded(lora: SharedLoRA, state: dict[str, Tensor]) -> SharedLoRA:

@@ -41,7 +41,9 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stag
         if saved.model not in PAIR_EMBEDDINGS:
             known = ", ".join(PAIR_EMBEDDINGS)
             raise CheckpointError(f"--cf_checkpoint={folder} is a run of {saved.model}; expected one of {known}")
-        settings = saved.resolved({**shared_settings(config), **options}, "cf_checkpoint", config["dataset"])
+        settings = saved.resolved(
+            {**shared_settings(config, shaping=False), **options}, "cf_checkpoint", config["dataset"]
+        )
         own = CoraConfig(model_class(saved.model), config["dataset"], settings=settings)
     else:
         own = stage_config(config, name, {**presets, **options})

@@ -23,9 +23,15 @@ _SHARED = (
 )  # fmt: skip
 
 
-def shared_settings(config: CoraConfig) -> dict[str, Any]:
-    """Return what the user chose of the settings that every stage of a run shares."""
-    return {key: value for key, value in config.settings.chosen.items() if key in _SHARED}
+def shared_settings(config: CoraConfig, *, shaping: bool = True) -> dict[str, Any]:
+    """Return what the user chose of the settings that every stage of a run shares.
+
+    Args:
+        shaping: False leaves out those that shape results; a stage from an earlier run's folder has its own.
+    """
+    settings = config.settings
+    shared = {key: value for key, value in settings.chosen.items() if key in _SHARED}
+    return {key: value for key, value in shared.items() if shaping or not settings.shapes_results(key)}
 
 
 def stage_config(config: CoraConfig, name: str, options: dict[str, Any]) -> CoraConfig:

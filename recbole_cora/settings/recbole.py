@@ -45,7 +45,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "loss_decimal_place": {"least": 0, "most": 15},
     "transform": {"kind": str, "optional": True},
     "topk": {"item": int, "least": 1},
-    "eval_batch_size": {"least": 1},
+    "eval_batch_size": {"least": 1, "shapes_results": False},
     "MAX_ITEM_LIST_LENGTH": {"least": 1},
     "seq_len": {"kind": dict, "optional": True},
     "threshold": {"kind": dict, "optional": True},
