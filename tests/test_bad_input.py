@@ -34,12 +34,12 @@ def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--model=MF", "--dataset=toy", f"--note={EVIL}"], "unknown setting 'note'"),
         (["--model=MF"], "needs --model= and --dataset="),
         (["--model=MF", "--dataset=toy", "--config_files=no.yaml"], "cannot read the settings file"),
-        (["--model=MF", "--dataset=toy", "--metrics=[Recall]"], "expected some of AUC"),
+        (["--model=MF", "--dataset=toy", "--metrics=[Recall]"], "expected a list of some of AUC"),
         (["--model=CoRA", "--dataset=toy", "--llm=./nowhere"], "no LLM folder './nowhere'; expected a Hugging Face"),
         (["--model=MF", "--dataset=toy", f"--learning_rate={EVIL}"], "expected a number"),
         (["--model=MF", "--dataset=toy", f"--title_field={EVIL}"], "has no title column"),
         (["--model=CoRA", "--dataset=toy", "--cf_encoder=FM", "--llm=tiny", "--tiny_steps=1"], "expected one of MF"),
-        (["--model=MF", "--dataset=toy", "--checkpoint=nowhere"], "cannot read the checkpoint"),
+        (["--model=MF", "--dataset=toy", "--checkpoint=nowhere"], "expected the folder of a run"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_remedy(
@@ -77,9 +77,9 @@ def test_a_run_of_another_model_is_no_lora(toy: Path, capsys: pytest.CaptureFixt
     """`lora_checkpoint` names the run that it was set to, and the kind that it expects."""
     small = ["--show_progress=False", "--llm=tiny", "--tiny_steps=1", "--tiny_hidden=32", "--tiny_layers=1"]
     Path("earlier").mkdir()
-    Path("earlier/result.json").write_text('{"model": "MF", "config": {"embedding_size": 8}}')
+    Path("earlier/result.json").write_text('{"model": "MF", "dataset": "toy", "config": {"embedding_size": 8}}')
     options = ["--cf_config={epochs: 1}", "--cf_evidence=[]", "--lora_checkpoint=earlier"]
-    says = "lora_checkpoint is earlier, a run of MF; expected the folder of a TALLRec run"
+    says = "--lora_checkpoint=earlier is a run of MF; expected one of TALLRec"
     assert says in _one_error(capsys, "--model=CoLLM", "--dataset=toy", *small, *options)
 
 
@@ -91,6 +91,7 @@ class _Bomb:
 def test_a_pickle_posing_as_a_checkpoint_is_refused_unread(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No pickle is read, whatever its name."""
     Path("run").mkdir()
+    Path("run/result.json").write_text('{"model": "MF", "dataset": "toy", "config": {}}')
     Path("run/model.safetensors").write_bytes(pickle.dumps(_Bomb()))
     assert main(["run", "--model=MF", "--dataset=toy", "--show_progress=False", "--checkpoint=run"]) == 2
     assert "refused unread" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import types
 from collections.abc import Iterator
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from recbole_cora import registry, settings
+from recbole_cora import registry
+from recbole_cora.settings import models
 from tests.contract import ModelContract, world
 
 __all__ = ["world"]  # a fixture
@@ -23,18 +24,19 @@ BLOCKS = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="
 
 
 @pytest.fixture(autouse=True, scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The page's class in its place, its YAML in a copy of properties/, its line in the registry."""
+def followed() -> Iterator[None]:
+    """The page's class in its place, its settings among the others, its line in the registry."""
     name = "recbole_cora.models.biased"
     module = types.ModuleType(name)
     sys.modules[name] = module
     exec(compile(BLOCKS["recbole_cora/models/biased.py"], name, "exec"), module.__dict__)
-    properties = tmp_path_factory.mktemp("page") / "properties"
-    shutil.copytree(settings.PROPERTIES, properties)
-    (properties / "model" / "Biased.yaml").write_text(BLOCKS["properties/model/Biased.yaml"], encoding="utf-8")
+    place = dict(vars(models))
+    exec(BLOCKS["recbole_cora/settings/models.py"], place)
+    line = yaml.safe_load(BLOCKS["recbole_cora/registry.py"].strip().rstrip(","))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "PROPERTIES", properties)
-        patch.setitem(registry.OURS, "Biased", module.Biased)  # type: ignore[attr-defined]
+        patch.setitem(models.MODELS, "Biased", place["Biased"])
+        for key, value in line.items():
+            patch.setitem(registry.OURS, key, value)
         yield
     del sys.modules[name]
 
@@ -51,5 +53,5 @@ TestBiased = _test_class()
 def test_the_page_names_every_part() -> None:
     """The table of needs is the program's."""
     page = PAGE.read_text(encoding="utf-8")
-    wanted = set().union(*(getattr(cls, "needs", set()) for cls in registry.OURS.values()))
+    wanted = set().union(*(group.needs for group in models.MODELS.values()))
     assert set(re.findall(r'^\| `"(\w+)"` \|', page, re.MULTILINE)) == wanted

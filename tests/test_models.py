@@ -44,7 +44,7 @@ class TestCoLLM(ModelContract):
 
 
 class TestBinLLM(ModelContract):
-    model, memorises_at = "BinLLM", 0.003
+    model, memorises_at, options = "BinLLM", 0.003, {"cf_evidence": "all"}
 
 
 class TestCoRA(ModelContract):

@@ -89,8 +89,8 @@ def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
 def test_a_model_is_used_in_the_mode_it_was_trained_in(toy: Path) -> None:
     """Weights trained on the question alone are refused on the whole prompt, and an unknown mode is named."""
     trained = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "question"})
-    with pytest.raises(CheckpointError, match="weights_on"):
-        recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "checkpoint": trained["folder"]})
+    with pytest.raises(CheckpointError, match=r"weights_on='question' \(here 'prompt'\)"):
+        recbole_cora.run(options={"checkpoint": trained["folder"], "weights_on": "prompt", "show_progress": False})
     with pytest.raises(SettingError, match="did you mean 'question'"):
         recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "questions"})
 
