@@ -288,6 +288,10 @@ def test_dates_and_gzip_and_windows_are_taken(tmp_path: Path) -> None:
         (["csv", "--ratings=r/r.csv", "--shares=1,2"], "three shares"),
         (["csv", "--ratings=r/r.csv", "--windows=2020-01-01,2019-01-01,2021-01-01,2022-01-01"], "four dates in order"),
         (["csv", "--ratings=r/r.csv", "--windows=2001-01-01,2001-02-01,2001-03-01,2001-04-01"], "would be empty"),
+        (["csv", "--ratings=r"], "r is not a file"),
+        (["csv"], "--ratings=FILE is missing"),
+        (["csv", "--ratings=r/r.csv", "--more-than=-1"], "whole number of at least 0"),
+        (["ml-1m", "--raw=raw", "--rav=x"], "unrecognized arguments: --rav=x"),
         (["nothing"], "invalid choice"),
         (["amazon-book", "--raw-reviews=r/m.csv", "--raw-metadata=r/m.csv"], "is it empty, or another file?"),
     ],
@@ -304,6 +308,35 @@ def test_what_cannot_be_prepared_is_one_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and says in errors[0]
     assert not Path("out").exists()
+
+
+def test_all_mistakes_are_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the options, of both files, and of the split; each once, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "r")
+    Path("odd.csv").write_text("who,movieId,score,when\n")
+
+    def complaint(*arguments: str) -> str:
+        assert main(["prepare", "csv", *arguments, "--quiet", "--out=out"]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1 and not Path("out").exists()
+        return message
+
+    columns = ["--ratings=odd.csv", "--items=nowhere.csv", "--rating-column=scor", "--title-column=x"]
+    options = ["--like=x", "--more-than=2.5", "--shares=1,2", "--windows=a", "--split=both", "--name=a/b", "--qiet"]
+    message = complaint(*columns, *options)
+    for problem in (
+        "--user-column=", "--time-column=", "did you mean 'score'", "nowhere.csv", "--like: 'x'", "--more-than: '2.5'",
+        "three shares", "four dates", "--split: 'both'", "'a/b'", "unrecognized arguments: --qiet",
+    ):  # fmt: skip
+        assert message.count(problem) == 1, problem
+    assert "--item-column=" not in message and message.count("'x'") == 1  # the items' columns are not known
+    message = complaint("--ratings=r/r.csv", "--separator=abc", "--shares=8,1,1", "--windows=2020-01-01,2020-01-02")
+    assert message.count("the separator is 'abc'") == 1 and "four dates" in message
+    message = complaint("--ratings=r/r.csv", "--like=9", "--windows=2001-01-01,2020-01-01,2021-01-01,2022-01-01")
+    assert "the train and the test split of r would be empty" in message and "every valid row" in message
 
 
 # -- files --------------------------------------------------------------------------------------------------------

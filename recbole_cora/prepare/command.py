@@ -6,11 +6,12 @@ import argparse
 import logging
 import math
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recbole_cora.errors import SettingError
+from recbole_cora.errors import SettingError, raise_all
 from recbole_cora.files import finish_replacing
 from recbole_cora.prepare import amazon, movielens, table
 from recbole_cora.prepare.download import download
@@ -34,7 +35,22 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(f"{message} (see {self.prog} --help)")
 
 
-def _arguments() -> _Parser:
+def _arguments(problems: list[str]) -> _Parser:
+    """Return the parser. What is wrong with values of `csv` goes to `problems`, so that all of it can be said at once.
+
+    Such a value reads as None then.
+    """
+
+    def noted(flag: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+        def read(text: str) -> Any:
+            try:
+                return convert(text)
+            except (ValueError, SettingError, argparse.ArgumentTypeError) as error:
+                problems.append(f"{flag}: {error}")
+                return None
+
+        return read
+
     top = _Parser(prog="recbole-cora prepare", description=_DESCRIPTION)
     common = _Parser(add_help=False)
     common.add_argument("--out", type=_path, metavar="DIR", help="folder of the files (default: dataset/NAME)")
@@ -59,31 +75,61 @@ def _arguments() -> _Parser:
     book.add_argument("--more-than", type=int, default=20, help="ratings of a kept user and item (default: 20)")
 
     own = datasets.add_parser("csv", parents=[common], help="your own ratings and items")
-    own.add_argument("--ratings", type=_path, required=True, metavar="FILE", help="one rating a row, with a header")
     own.add_argument(
-        "--items", type=_path, metavar="FILE", help="one item a row, with its title; CoRA's prompts need it"
+        "--ratings", type=noted("--ratings", _path), metavar="FILE", help="one rating a row, with a header"
     )
-    own.add_argument("--name", type=_name, help="of the dataset (default: the ratings file's)")
+    own.add_argument(
+        "--items",
+        type=noted("--items", _path),
+        metavar="FILE",
+        help="one item a row, with its title; CoRA's prompts need it",
+    )
+    own.add_argument("--name", type=noted("--name", _name), help="of the dataset (default: the ratings file's)")
     for what in table.GUESSES:
         own.add_argument(
             f"--{what}-column", metavar="NAME", help=f"default: one of {', '.join(table.GUESSES[what][:4])}..."
         )
     own.add_argument("--separator", help="between cells (default: by the file's ending and header)")
-    own.add_argument("--like", type=_finite, help="least rating that is liked (default: 4; 1 for labels 0 and 1)")
-    own.add_argument("--more-than", type=int, default=0, help="ratings of a kept user and item (default: all)")
-    split = own.add_mutually_exclusive_group()
-    split.add_argument("--shares", type=_shares, metavar="T,V,T", help="in time (default: 0.8,0.1,0.1)")
-    split.add_argument(
-        "--windows", type=_windows, metavar="D,D,D,D", help="four UTC dates, train | valid | test between"
+    own.add_argument(
+        "--like",
+        type=noted("--like", _finite),
+        help="least rating that is liked (default: 4; 1 for labels 0 and 1)",
     )
-    own.add_argument("--split", choices=("user", "global"), default="user", help="cut each user's rows, or all at once")
+    own.add_argument(
+        "--more-than",
+        type=noted("--more-than", _count),
+        default=0,
+        help="ratings of a kept user and item (default: all)",
+    )
+    own.add_argument(
+        "--shares", type=noted("--shares", _shares), metavar="T,V,T", help="in time (default: 0.8,0.1,0.1)"
+    )
+    own.add_argument(
+        "--windows",
+        type=noted("--windows", _windows),
+        metavar="D,D,D,D",
+        help="four UTC dates, train | valid | test between; not with --shares",
+    )
+    own.add_argument(
+        "--split",
+        type=noted("--split", _split),
+        metavar="{user,global}",
+        default="user",
+        help="cut each user's rows, or all at once",
+    )
     return top
 
 
 def prepare_command(arguments: list[str]) -> None:
     """`prepare`: the counts, then on the last line the folder."""
-    options = _arguments().parse_args(arguments)
+    mistakes: list[str] = []
+    parser = _arguments(mistakes)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        mistakes.append(f"unrecognized arguments: {' '.join(unknown)} (see {parser.prog} {options.dataset} --help)")
     problems, show = Problems(options.strict), not options.quiet
+    if options.dataset != "csv":
+        raise_all(mistakes, SettingError)
     if options.dataset == "ml-1m":
         recipe = ML_1M
         out = options.out or Path("dataset") / recipe.name
@@ -94,12 +140,31 @@ def prepare_command(arguments: list[str]) -> None:
         raw = amazon.read(options.raw_reviews, options.raw_metadata, options.year, problems, show)
     else:
         columns = {what: getattr(options, f"{what}_column") for what in table.GUESSES}
+        name = _checked_csv(options, columns, mistakes)
         raw = table.read(options.ratings, options.items, problems, columns, options.separator, show)
-        name = options.name or _name(options.ratings.name.split(".")[0])
         like = options.like if options.like is not None else 4.0 if raw.rating.max() > 1 else 1.0
         recipe = Recipe(name, like, options.windows, options.shares, options.split == "user", options.more_than)
         out = options.out or Path("dataset") / name
     _say(prepare(raw, recipe, problems, out), out)
+
+
+def _checked_csv(options: argparse.Namespace, columns: dict[str, str | None], mistakes: list[str]) -> str:
+    """Return the dataset's name. Raises SettingError that names the mistakes, and all others of options and files."""
+    if options.shares and options.windows:
+        mistakes.append("--shares and --windows are two ways to split; give one of them")
+    name: str = options.name or ""
+    if options.ratings is None:
+        if not any(mistake.startswith("--ratings") for mistake in mistakes):
+            mistakes.append("--ratings=FILE is missing")
+    else:
+        mistakes += table.mistakes(options.ratings, options.items, columns, options.separator)
+        if not name and not any(mistake.startswith("--name") for mistake in mistakes):
+            try:
+                name = _name(options.ratings.name.split(".")[0])
+            except SettingError as error:
+                mistakes.append(str(error))
+    raise_all(mistakes, SettingError)
+    return name
 
 
 def amazon_recipe(year: int, more_than: int) -> Recipe:
@@ -151,8 +216,27 @@ def _name(text: str) -> str:
     return text
 
 
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+        if count < 0:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0") from None
+    return count
+
+
+def _split(text: str) -> str:
+    if text not in ("user", "global"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'user' nor 'global'")
+    return text
+
+
 def _finite(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return number

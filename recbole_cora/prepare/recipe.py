@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cora.errors import DataError
+from recbole_cora.errors import DataError, raise_all
 from recbole_cora.files import json_text, replace_files
 from recbole_cora.prepare.problems import Problems
 from recbole_cora.prepare.raw import Raw
@@ -89,7 +89,7 @@ class Rows:
 
 
 def make_rows(raw: Raw, recipe: Recipe) -> Rows:
-    """Apply the recipe. Raises DataError where a split would be empty, or train or valid have one class only."""
+    """Apply the recipe. Raises DataError that names each split that would be empty, and train or valid of one class."""
     kept = np.arange(len(raw.user))
     if recipe.boundaries:
         kept = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
@@ -108,20 +108,21 @@ def make_rows(raw: Raw, recipe: Recipe) -> Rows:
         kept = kept[~repeat]
     user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
     split = recipe.split(user, time)
-    for code, name in enumerate(SPLITS):
-        if not (split == code).any():
-            raise DataError(
-                f"the {name} split of {recipe.name} would be empty ({len(kept):,} of {len(raw.user):,} rows are left); "
-                "change the split, or check that this is the right file"
-            )
+    problems = []
+    if empty := [name for code, name in enumerate(SPLITS) if not (split == code).any()]:
+        problems.append(
+            f"the {' and the '.join(empty)} split of {recipe.name} would be empty ({len(kept):,} of "
+            f"{len(raw.user):,} rows are left); change the split, or check that this is the right file"
+        )
     label = (raw.rating[kept] >= recipe.like).astype(np.float32)
     for code, name in enumerate(SPLITS[:2]):
         liked = label[split == code]
-        if liked.min() == liked.max():
+        if len(liked) and liked.min() == liked.max():
             what = "liked" if liked[0] else "disliked"
-            raise DataError(
+            problems.append(
                 f"every {name} row of {recipe.name} would be {what} (rating >= {recipe.like:g}); change --like"
             )
+    raise_all(problems, DataError)
     return Rows(user, item, raw.rating[kept], time, label, split, *histories(user, item, label))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cora.errors import DataError, SettingError, nearest
+from recbole_cora.errors import CoraError, DataError, SettingError, nearest, raise_all
 from recbole_cora.prepare.lines import lines_of
 from recbole_cora.prepare.problems import FileProblems, Problems
 from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
@@ -23,6 +23,7 @@ GUESSES = {
     "time": ("timestamp", "time", "date", "datetime", "created_at", "unixreviewtime"),
     "title": ("title", "name", "movie_title", "item_title", "book_title", "book-title", "product_title"),
 }
+_RATING_COLUMNS, _ITEM_COLUMNS = ("user", "item", "rating", "time"), ("item", "title")
 
 
 def read(
@@ -40,13 +41,13 @@ def read(
         separator: between cells; None: a tab for `.tsv` and where the header has one, else a semicolon or comma.
 
     Raises:
-        DataError: a file or a column is missing, or no usable row.
-        SettingError: an impossible separator.
+        DataError: files or columns are missing (all are named), an impossible separator, or no usable row.
     """
     columns = columns or {}
+    raise_all(mistakes(ratings, items, columns, separator), DataError)
     known = RatingColumns(problems.of(ratings))
     table = _Table(ratings, separator, problems.of(ratings), show_progress)
-    places = [table.column(what, columns.get(what)) for what in ("user", "item", "rating", "time")]
+    places = [table.column(what, columns.get(what)) for what in _RATING_COLUMNS]
     for chunk in in_chunks(table.rows(several_lines=False)):
         user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
         known.add(np.array([line for line, _ in chunk]), user, item, rating, time)
@@ -56,8 +57,32 @@ def read(
     return known.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
 
 
+def mistakes(
+    ratings: Path, items: Path | None, columns: dict[str, str | None], separator: str | None = None
+) -> list[str]:
+    """Say all that the headers of both files show to be wrong; arguments as of `read`."""
+    found = []
+    for path, needed in ((ratings, _RATING_COLUMNS), (items, _ITEM_COLUMNS)):
+        if path is None:
+            continue
+        if path.exists() and not path.is_file():  # a pipe could be read only once, /dev/zero for ever
+            found.append(f"{path} is not a file; expected one that holds a header line and rows")
+            continue
+        try:
+            table = _Table(path, separator, FileProblems(path, strict=False), show_progress=False)
+        except CoraError as error:
+            found.append(str(error))
+            continue
+        for what in needed:
+            try:
+                table.column(what, columns.get(what))
+            except DataError as error:
+                found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
 def _items(table: _Table, problems: FileProblems, columns: dict[str, str | None]) -> pd.DataFrame:
-    item, title = table.column("item", columns.get("item")), table.column("title", columns.get("title"))
+    item, title = (table.column(what, columns.get(what)) for what in _ITEM_COLUMNS)
     others = [place for place in range(len(table.header)) if place not in (item, title)]
     found = ItemTable(problems, [table.header[place] for place in others])
     for line, row in table.rows(several_lines=True):
