@@ -59,7 +59,7 @@ def check(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.d
     """
     if not type(model).__module__.startswith("recbole."):
         return  # this package's losses are means over rows; tests/test_recbole_models.py keeps them so
-    reason = _why_not(model, trainer, loader, device)
+    reason = why_not(model, trainer, loader, device)
     if reason:
         raise SettingError(
             f"{type(model).__name__} cannot be trained with {why}: {reason}; use one process, gradient_accumulation: 1 "
@@ -67,7 +67,7 @@ def check(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.d
         )
 
 
-def _why_not(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.device) -> str | None:
+def why_not(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.device) -> str | None:
     """What stands against parts, or None."""
     if trainer._train_epoch is not Trainer._train_epoch:
         return f"its {trainer.__name__} trains by losses of its own"

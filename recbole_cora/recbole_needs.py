@@ -7,7 +7,7 @@ model files; `tests/test_recbole_models.py` runs every model with and without wh
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,20 @@ def _check_vectors(settings: Mapping[str, Any], dataset: Any, field: str) -> Non
 
 def _check_candidates(settings: Mapping[str, Any], dataset: Any) -> None:
     """The CPR models take the best `reranker_CAN_NUM` of all items."""
-    most = max(int(number) for number in str(settings["reranker_CAN_NUM"]).split(","))
-    items = dataset.num(settings["ITEM_ID_FIELD"])
+    _check_best(settings, dataset, "reranker_CAN_NUM", map(int, str(settings["reranker_CAN_NUM"]).split(",")))
+
+
+def _check_critic(settings: Mapping[str, Any], dataset: Any) -> None:
+    """RaCT's critic learns NDCG of the best `metrics_k` items."""
+    if settings["train_stage"] == "critic_pretrain":
+        _check_best(settings, dataset, "metrics_k", [settings["metrics_k"]])
+
+
+def _check_best(settings: Mapping[str, Any], dataset: Any, key: str, counts: Iterable[int]) -> None:
+    most, items = max(counts), dataset.num(settings["ITEM_ID_FIELD"])
     if most > items:
         raise SettingError(
-            f"{settings['model']} takes the best {most} items (reranker_CAN_NUM), but there are {items}; set "
-            f"--reranker_CAN_NUM={items // 2}"
+            f"{settings['model']} takes the best {most} items ({key}), but there are {items}; set --{key}={items // 2}"
         )
 
 
@@ -156,6 +164,13 @@ def _check_towers(settings: Mapping[str, Any], dataset: Any) -> None:
                 f"DSSM needs every float field that is loaded in numerical_features; '{field}' is not: add it, or "
                 "leave it out of load_col"
             )
+
+
+def _check_float_lists(settings: Mapping[str, Any], dataset: Any) -> None:
+    """FwFM embeds lists of numbers, but forgets them among its fields."""
+    for field in dataset.fields(source=[FeatureSource.USER, FeatureSource.ITEM], ftype=[FeatureType.FLOAT_SEQ]):
+        if field in settings["numerical_features"]:
+            raise SettingError(f"FwFM takes no fields of type float_seq; leave '{field}' out of numerical_features")
 
 
 def _check_categories(settings: Mapping[str, Any], dataset: Any) -> None:
@@ -174,8 +189,10 @@ def _check_categories(settings: Mapping[str, Any], dataset: Any) -> None:
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
     "DSSM": _check_towers,
+    "FwFM": _check_float_lists,
     "GRU4RecCPR": _check_candidates,
     "LDiffRec": _check_categories,
+    "RaCT": _check_critic,
     "SASRecCPR": _check_candidates,
 }
 

@@ -73,6 +73,43 @@ def draw_no_more_than_there_are() -> None:
     module.sample_cor_samples = capped
 
 
+def score_single_rows() -> None:
+    """RecBole's two CPR models refuse to score single rows (`assert False`), as all items are scored for each; for a
+    few rows that is no hindrance."""
+
+    def predict(self: Any, interaction: Any) -> torch.Tensor:
+        scores: torch.Tensor = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+    for name in ("GRU4RecCPR", "SASRecCPR"):
+        module = importlib.import_module(f"recbole.model.sequential_recommender.{name.lower()}")
+        getattr(module, name).predict = predict
+
+
+def count_rows_of_pop() -> None:
+    """RecBole's Pop counts an item once a batch, however many rows of it are there, and sampled negatives as well; and
+    no checkpoint holds its counts. Here it counts the rows with label 1, in buffers."""
+    module = importlib.import_module("recbole.model.general_recommender.pop")
+    pop: Any = module.Pop
+    if hasattr(pop, "counts_rows"):
+        return
+    original = pop.__init__
+
+    def init(self: Any, config: Any, dataset: Any) -> None:
+        original(self, config, dataset)
+        del self.item_cnt, self.max_cnt
+        self.LABEL = config["LABEL_FIELD"]
+        self.register_buffer("item_cnt", torch.zeros(self.n_items, 1, dtype=torch.long))
+        self.register_buffer("max_cnt", torch.ones(1, dtype=torch.long))
+
+    def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
+        self.item_cnt[:, 0].index_add_(0, interaction[self.ITEM_ID], interaction[self.LABEL].long())
+        self.max_cnt.copy_(self.item_cnt.max().clamp(min=1))
+        return torch.zeros(1, device=self.device, requires_grad=True)
+
+    pop.__init__, pop.calculate_loss, pop.counts_rows = init, calculate_loss, True
+
+
 class _Instead:
     """A module with some of its names replaced."""
 
@@ -156,6 +193,8 @@ def apply_all() -> None:
     read_atomic_files_literally()
     stop_anomaly_detection()
     draw_no_more_than_there_are()
+    score_single_rows()
+    count_rows_of_pop()
     read_no_pickled_weights()
     read_no_pickled_vectors()
     evaluate_no_setting()

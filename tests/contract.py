@@ -18,7 +18,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_cora import metrics, repairs
+from recbole_cora import loss_in_parts, metrics, repairs
 from recbole_cora.config import CoraConfig
 from recbole_cora.metrics import auc
 from recbole_cora.parts import ready_parts
@@ -106,6 +106,14 @@ class ModelContract:
         stage.model.eval()
         with torch.no_grad():
             assert auc(stage.model.predict(rows).numpy(), label) > self.by_heart
+
+    def test_its_loss_is_a_mean_over_rows(self, stage: Stage) -> None:
+        """Loss and gradient of two uneven parts of a batch add up to those of the whole: it may be read in parts."""
+        if not any(parameter.requires_grad for parameter in stage.model.parameters()):
+            pytest.skip("nothing of it is trained by steps")
+        rows = next(stage.rows("train"))[:12]
+        stage.model.train()
+        assert loss_in_parts.difference(stage.model, stage.model.calculate_loss, rows) is None
 
     def test_only_its_own_weights_move(self, stage: Stage, tmp_path: Path) -> None:
         """What a checkpoint holds is what training changes; frozen parts end bit for bit as they were."""
