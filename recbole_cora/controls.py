@@ -21,8 +21,6 @@ from recbole_cora.protocol import SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.rows_dataset import ROW
 
-CF_VECTORS = ("own", "zeroed", "shuffled", "random")
-
 
 class ControlledEncoder(nn.Module):
     """Stands where a FrozenEncoder does, and answers as `control` says.

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_cora.config import CoraConfig
-from recbole_cora.errors import SettingError, nearest
 from recbole_cora.files import cached, content_key
 from recbole_cora.protocol import NO_SPLIT, SPLITS
 from recbole_cora.ratings import Ratings
@@ -29,27 +28,24 @@ from recbole_cora.row_features import averages, colikes, random_parts, taste
 from recbole_cora.stage import VERSION as STAGE_VERSION
 from recbole_cora.stage import Stage
 
-EVIDENCE = ("score", "averages", "colikes", "taste")
 _TEST = SPLITS.index("test")
 #: Of the scores in the cache, in their key: raise it where the same encoder and rows get other out-of-fold scores.
 _VERSION = 1
 
 
 def evidence_of(config: CoraConfig, encoder: Stage) -> NDArray[np.float32]:
-    """What `cf_evidence` asks for, of all rows: [R, m].
+    """Return the evidence that `cf_evidence` names, of all rows: [R, m].
 
     Args:
         config: of the model that reads it.
         encoder: trained.
-
-    Raises:
-        SettingError: a kind that is none of EVIDENCE.
     """
-    columns = [_one_kind(kind, config, encoder) for kind in config["cf_evidence"] or ()]
+    columns = [_one_kind(kind, config, encoder) for kind in config["cf_evidence"]]
     return np.column_stack(columns) if columns else np.empty((len(encoder.ratings), 0), dtype=np.float32)
 
 
 def _one_kind(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float32]:
+    """One of `settings.parts.EVIDENCE`, of all rows: [R] or [R, 2]."""
     ratings, folds, seed = encoder.ratings, config["cf_folds"], config["seed"]
     if kind == "averages":
         return averages(ratings, folds, seed)
@@ -57,8 +53,6 @@ def _one_kind(kind: str, config: CoraConfig, encoder: Stage) -> NDArray[np.float
         return colikes(ratings, config["history_items"])
     if kind == "taste":
         return taste(ratings, folds, seed)
-    if kind != "score":
-        raise SettingError(f"cf_evidence has '{kind}'{nearest(str(kind), EVIDENCE)}; expected some of {EVIDENCE}")
     scores = np.empty(len(ratings), dtype=np.float32)
     for split in ("valid", "test"):
         scores[ratings.rows(split)] = encoder.score(split, title=f"score encoder, {split}")

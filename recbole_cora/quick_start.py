@@ -138,7 +138,8 @@ def _scored(
         if stage.config["save_scores"] and processes.is_main():
             ratings, rows = stage.ratings, stage.ratings.rows(split)
             users, items = ratings.user_tokens[ratings.user[rows]], ratings.item_tokens[ratings.item[rows]]
-            report.write_scores(folder / f"scores.{split}.csv", users, items, ratings.label[rows], scores)
+            path, labels = folder / f"scores.{split}.csv", ratings.label[rows]
+            report.write_scores(path, users, items, labels, scores, logits=stage.config.scores_are_logits)
     if "test" in splits:
         found |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()

@@ -44,13 +44,15 @@ def summary(result: Mapping[str, Any]) -> str:
     return "\n".join([counts, head, *body])
 
 
-def write_scores(path: Path, users: Iterable[str], items: Iterable[str], labels: Any, scores: Any) -> None:
-    """A CSV of scored rows, in order: user, item, label, score (as the model gives it: a logit or a share)."""
+def write_scores(
+    path: Path, users: Iterable[str], items: Iterable[str], labels: Any, scores: Any, *, logits: bool
+) -> None:
+    """Write a CSV of scored rows, in order: user, item, label, and what the model gives: a logit or a probability."""
 
     def fill(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("user", "item", "label", "score"))
+            writer.writerow(("user", "item", "label", "logit" if logits else "probability"))
             writer.writerows(zip(users, items, labels.astype(int), scores.astype(float), strict=True))
 
     write_whole(path, fill)

@@ -168,10 +168,10 @@ class _OurTrainer(Trainer):
             if not self._cut:
                 self._save_state(0)
             raise Enough
-        loss = super()._train_epoch(self._batches, epoch_idx, loss_func or self._in_parts)
+        super()._train_epoch(self._batches, epoch_idx, loss_func or self._in_parts)
         total, steps = self._losses
         self.curve.append({"epoch": epoch_idx + 1, "loss": total / steps if steps else None})
-        return 0.0 if loss is None else loss
+        return total / max(steps, 1)  # for the log; RecBole's own sum grows with the number of steps
 
     def _between_steps(self, in_epoch: int) -> bool:
         """Before each step: save the state where it is time, stop where that is asked; False after `max_steps`."""

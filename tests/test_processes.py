@@ -89,8 +89,8 @@ def same_scores(one: dict[str, Any], other: dict[str, Any], within: float) -> No
     """The same rows in the same order, scores alike, and with them the metrics."""
     for split in ("valid", "test"):
         rows, others = (pd.read_csv(found["folder"] / f"scores.{split}.csv", dtype=str) for found in (one, other))
-        pd.testing.assert_frame_equal(rows.drop(columns="score"), others.drop(columns="score"))
-        np.testing.assert_allclose(rows["score"].astype(float), others["score"].astype(float), rtol=0, atol=within)
+        pd.testing.assert_frame_equal(rows.drop(columns="logit"), others.drop(columns="logit"))
+        np.testing.assert_allclose(rows["logit"].astype(float), others["logit"].astype(float), rtol=0, atol=within)
         assert one[split]["auc"] == other[split]["auc"] and one[split]["uauc"] == other[split]["uauc"]
 
 

@@ -111,7 +111,7 @@ def stage_of(model: str, **changes: Any) -> Stage:
 def direct_logloss(path: Path, *, logits: bool) -> float:
     """Binary cross-entropy of a scores.csv, one row after the other."""
     with path.open(encoding="utf-8") as file:
-        rows = [(float(row["label"]), float(row["score"])) for row in csv.DictReader(file)]
+        rows = [(float(row["label"]), float(row["logit" if logits else "probability"])) for row in csv.DictReader(file)]
     if not logits:
         assert all(0 <= score <= 1 for _, score in rows)
     total = 0.0
@@ -315,7 +315,7 @@ def test_pop_counts_liked_rows_and_keeps_them(full: Path) -> None:
     likes = np.bincount(ratings.item[train], ratings.label[train], minlength=len(ratings.item_tokens))
     for folder in (result["folder"], run("Pop", "full", {**options, "checkpoint": result["folder"]})["folder"]):
         with (Path(folder) / "scores.test.csv").open(encoding="utf-8") as file:
-            scores = [float(row["score"]) for row in csv.DictReader(file)]
+            scores = [float(row["logit"]) for row in csv.DictReader(file)]
         assert scores == pytest.approx(likes[ratings.item[test]] / likes.max())
     assert len(set(scores)) > 3
 

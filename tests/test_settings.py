@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from recbole.config import Config
 
 from recbole_cora import metrics, repairs
+from recbole_cora.cf import PAIR_EMBEDDINGS
 from recbole_cora.config import CoraConfig, is_label_aware
 from recbole_cora.errors import SettingError
-from recbole_cora.registry import model_class, recbole_models
+from recbole_cora.registry import OURS, model_class, recbole_models
+from recbole_cora.settings.kinds import defaults_of, settings_of_group
+from recbole_cora.settings.models import MODELS, Model
+from recbole_cora.settings.pages import docs_page, model_help, yaml_pages
+from recbole_cora.settings.parts import ENCODERS, EVIDENCE, PARTS
+from recbole_cora.settings.presets import tiny_preset
 from recbole_cora.settings.reading import PROPERTIES, parse_arguments, read_value, read_yaml
+from recbole_cora.settings.recbole import recbole_model_kinds
+from recbole_cora.settings.resolve import declared_settings, resolve
 
 repairs.apply_all()
 metrics.register()
@@ -95,6 +105,182 @@ def test_models_that_read_labels_are_told_from_those_that_do_not() -> None:
         "MF": model_class("MF"),
         "CoRA": model_class("CoRA"),
     }
-    aware = {n for n in ("MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN") if is_label_aware(known[n])}
-    unaware = {n for n in ("BPR", "LightGCN", "SASRec", "GRU4Rec", "ItemKNN", "Pop") if is_label_aware(known[n])}
-    assert aware == {"MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN"} and not unaware
+    aware = {n for n in ("MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN", "Pop") if is_label_aware(known[n])}
+    unaware = {n for n in ("BPR", "LightGCN", "SASRec", "GRU4Rec", "ItemKNN") if is_label_aware(known[n])}
+    assert aware == {"MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN", "Pop"} and not unaware
+
+
+def test_the_pages_are_those_of_the_declarations() -> None:
+    """properties/ and docs/settings.md say what the code says; `python -m recbole_cora.settings` writes them."""
+    for path, text in yaml_pages().items():
+        assert (PROPERTIES / path).read_text(encoding="utf-8") == text, path
+    assert (PROPERTIES.parent / "docs" / "settings.md").read_text(encoding="utf-8") == docs_page()
+    declared = {f"{part}/{file.stem}" for part in ("parts", "model") for file in (PROPERTIES / part).glob("*.yaml")}
+    assert declared == {path.removesuffix(".yaml") for path in yaml_pages()} - {"overall"}
+
+
+@pytest.mark.parametrize("page", [*yaml_pages(), "llm/tiny.yaml", "space.yaml"])
+def test_a_page_is_read_as_the_values_that_it_shows(page: str) -> None:
+    """By our reader; a page of declarations holds just their defaults."""
+    content = read_yaml(PROPERTIES / page)
+    group = {**{f"parts/{part.file}": part for part in PARTS}, **{f"model/{n}": m for n, m in MODELS.items()}}
+    if page.removesuffix(".yaml") in group:
+        cls = group[page.removesuffix(".yaml")]
+        assert content == {**defaults_of(settings_of_group(cls)), **getattr(cls, "defaults", {})}
+
+
+def test_the_tiny_preset_is_of_settings_that_exist() -> None:
+    """Each of its keys is one of its model's, or of some model's."""
+    page = read_yaml(PROPERTIES / "llm" / "tiny.yaml")
+    assert set(page) == {"all", "models", "with_evidence"}
+    everything = {key for model in MODELS for key in declared_settings(model, "toy")}
+    assert set(page["all"]) <= everything
+    for part in ("models", "with_evidence"):
+        for model, values in page[part].items():
+            assert set(values) <= set(declared_settings(model, "toy"))
+
+
+def test_a_preset_stands_below_what_the_user_chose() -> None:
+    """It is a function from settings to settings; evidence has one of its own."""
+    chosen = resolve("CoRA", "toy", {"hidden": 64})
+    faithful, changed = tiny_preset(chosen)
+    assert faithful["hidden"] == 64 and faithful["heads"] == 4 and chosen["heads"] == 8
+    assert changed["heads"] == 4 and "hidden" not in changed
+    evident, _ = tiny_preset(resolve("CoRA", "toy", {"cf_evidence": "all"}))
+    assert evident["cf_dropout"] > faithful["cf_dropout"]
+
+
+def test_settings_are_frozen() -> None:
+    """Neither they nor what they hold can be written, and RecBole's Config of them writes none."""
+    settings = resolve("CoRA", "toy")
+    with pytest.raises(TypeError):
+        settings["heads"] = 4  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        settings.data = {}  # type: ignore[misc]
+    settings["eval_args"]["mode"] = "full"
+    assert settings["eval_args"]["mode"] == "labeled"
+    config = _config()
+    with pytest.raises(TypeError, match="settings are frozen"):
+        config["learning_rate"] = 1
+    config["MASK_INDEX"] = "MASK_INDEX"  # as RecBole's transforms do
+
+
+def test_the_papers_memory_is_the_default() -> None:
+    """e_u and e_i alone, for whatever takes CF embeddings, with the tiny LLM too; `all` is every kind of evidence."""
+    for model in ("CoRA", "CoLLM", "BinLLM"):
+        assert resolve(model, "toy")["cf_evidence"] == tiny_preset(resolve(model, "toy"))[0]["cf_evidence"] == []
+        assert resolve(model, "toy", {"cf_evidence": "all"})["cf_evidence"] == list(EVIDENCE)
+        assert resolve(model, "toy", {"cf_evidence": "score"})["cf_evidence"] == ["score"]
+
+
+def test_what_is_declared_is_what_the_code_has() -> None:
+    """Names in one place, code in another: encoders, models, the parts that a model's constructor takes."""
+    assert set(ENCODERS) == set(PAIR_EMBEDDINGS)
+    assert set(OURS) == set(MODELS) - {"SASRec"}
+    arguments = {
+        "llm": {"llm", "prompts"},
+        "encoder": {"encoder"},
+        "lora": {"lora"},
+        "tallrec": {"lora"},
+        "codes": set(),
+    }
+    for name in OURS:
+        takes = set(inspect.signature(model_class(name).__init__).parameters) - {"self", "config", "dataset"}
+        assert takes == set().union(*(arguments[part] for part in MODELS[name].needs)), name
+
+
+@pytest.mark.parametrize("model", sorted(recbole_model_kinds()))
+def test_recboles_defaults_are_recboles(model: str) -> None:
+    """Read without importing it, they are what its own Config reads, but for what this package declares."""
+    repairs.apply_all()
+
+    class Plain(Config):
+        def _load_cmd_line(self) -> dict[str, Any]:
+            return {}
+
+        def _set_default_parameters(self) -> None:
+            pass  # only what it reads is compared
+
+        def _init_device(self) -> None:
+            pass
+
+        def _set_train_neg_sample_args(self) -> None:
+            pass
+
+        def _set_eval_neg_sample_args(self, phase: str) -> None:
+            pass
+
+    for dataset in ("toy", "ml-100k"):
+        theirs = Plain(model=model_class(model), dataset=dataset).internal_config_dict
+        declared = declared_settings(model, dataset)
+        own = resolve(model, dataset).own()
+        assert set(theirs) - {"MODEL_TYPE"} <= set(declared)
+        for key, value in theirs.items():
+            ours_too = key in own or key == "MODEL_TYPE" or key in MODELS.get(model, Model).defaults
+            mine = declared[key].default if not ours_too else value
+            assert mine == value or float(mine) == float(value), (key, mine, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("yes", "yes"), ("no", "no"), ("on", "on"), ("010", 10), ("0x10", 16), ("1:30", "1:30"),
+     ("2001-06-01", "2001-06-01"), ("1_000", "1_000"), ("null", None), (".inf", float("inf")), ("-1.5E3", -1500.0), ("TRUE", True)],
+)  # fmt: skip
+def test_values_are_yaml_by_its_core_rules(text: str, value: object) -> None:
+    """YAML 1.1 would read yes as true, 010 as eight and 1:30 as ninety."""
+    assert read_value(text) == value
+
+
+def test_yes_is_an_answer_score_and_a_truth() -> None:
+    """A value is read by its key's type."""
+    settings = resolve("CoRA", "toy", {"answer_score": read_value("yes"), "show_titles": read_value("no")})
+    assert settings["answer_score"] == "yes" and settings["show_titles"] is False
+    assert resolve("MF", "toy", {"title_field": read_value("2010")})["title_field"] == "2010"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: &x [1]\nb: *x\n", "anchors and aliases are not read"),
+        ("1: 2\n", "key 1 is not text"),
+        ("a: 1\na: 2\n", "key 'a' is there twice"),
+        ("[1, 2]", "holds a list"),
+        ("a: " + "[" * 3000, "not YAML|nested too deeply"),
+        ("a: \x00", "not YAML"),
+        ("x" * 1_100_000, "has 1,100,000 bytes"),
+    ],
+)
+def test_a_hostile_file_of_settings_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    """None of them hangs, or unfolds in memory."""
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=says) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/", "/proc/self/mem", "a\x00b", "x" * 5000])
+def test_what_is_no_file_of_settings_is_refused(path: str) -> None:
+    with pytest.raises(SettingError, match=r"is no file|cannot read|not UTF-8|not YAML"):
+        read_yaml(Path(path))
+
+
+@pytest.mark.parametrize("dataset", ["a/b", "/etc", "..", ".hidden", "x" * 300, "a\x00b", "", 3, ["toy"], None])
+def test_a_dataset_is_a_folders_name(dataset: Any) -> None:
+    with pytest.raises(SettingError, match=r"dataset is .*expected the name of a folder"):
+        resolve("MF", dataset)
+
+
+@pytest.mark.parametrize("model", [["MF"], 3, None, {"a": 1}])
+def test_a_model_is_one_name(model: Any) -> None:
+    with pytest.raises(SettingError, match=r"model is .*expected one name"):
+        resolve(model, "toy")
+
+
+def test_help_names_every_setting_once() -> None:
+    """By part, with type, default and a sentence."""
+    page = model_help("CoRA")
+    for key, each in declared_settings("CoRA", "any").items():
+        assert page.count(f"  --{key}=") == 1, key
+        assert not each.help or each.help.split()[0] in page
+    assert "(int, at least 1) k, learnable queries." in page

@@ -55,11 +55,19 @@ class Experiment:
     settings: dict[str, Any]
     systems: tuple[System, ...]
 
-    def run_settings(self, system: System, seed: int) -> Settings:
-        """Return the settings of a run. Raises SettingError for a setting that a system does not have."""
+    def chosen_settings(self, system: System, seed: int) -> Settings:
+        """Return what a run's settings are before its LLM is chosen.
+
+        Raises:
+            SettingError: a setting that the system does not have, or a value outside its range.
+        """
         known = declared_settings(system.model, self.dataset)
         shared = {key: value for key, value in self.settings.items() if key in known}
-        settings = resolve(system.model, self.dataset, {**shared, **system.settings, "seed": seed})
+        return resolve(system.model, self.dataset, {**shared, **system.settings, "seed": seed})
+
+    def run_settings(self, system: System, seed: int) -> Settings:
+        """Return the settings of a run."""
+        settings = self.chosen_settings(system, seed)
         return with_llm(settings)[0] if "llm" in settings.needs else settings  # its preset is settings too
 
 
@@ -218,7 +226,7 @@ def _wrong_settings(experiment: Experiment) -> list[str]:
     for system in experiment.systems:
         try:
             known |= set(declared_settings(system.model, experiment.dataset))
-            experiment.run_settings(system, 0)
+            experiment.chosen_settings(system, 0)
         except CoraError as error:
             refused.setdefault(str(error), []).append(system.name)
     names = ", ".join(system.name for system in experiment.systems)

@@ -12,8 +12,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.controls import CFEncoder
 
-FORMATS = ("dotted", "bits")
-
 
 class BinaryCodes(GeneralRecommender):
     """b = sign(tanh(W e + w)) in {-1, 1}^bits of each side; logit = a (b_u . b_i) / bits + bias.

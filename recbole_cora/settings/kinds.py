@@ -75,7 +75,7 @@ class Setting:
             ok, value_read = self._one(value, self.kind)
             if ok:
                 return value_read
-        near = nearest(value, self.one_of) if isinstance(value, str) else ""
+        near = nearest(value, map(str, self.one_of)) if isinstance(value, str) else ""
         raise ValueError(f"{self.name} is {_shown(value)}{near}; expected {self.expected}")
 
     def _one(self, value: Any, kind: Any) -> tuple[bool, Any]:

@@ -96,7 +96,7 @@ class Files:
     )
     save_scores: bool = setting(
         False,
-        "Write scores.valid.csv and scores.test.csv: user, item, label and score of each row.",
+        "Write scores.valid.csv and scores.test.csv: user, item, label, and logit or probability of each row.",
         shapes_results=False,
     )
 
