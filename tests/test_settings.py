@@ -224,7 +224,8 @@ def test_recboles_defaults_are_recboles(model: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("yes", "yes"), ("no", "no"), ("on", "on"), ("010", 10), ("0x10", 16), ("1:30", "1:30"),
-     ("2001-06-01", "2001-06-01"), ("1_000", "1_000"), ("null", None), (".inf", float("inf")), ("-1.5E3", -1500.0), ("TRUE", True)],
+     ("2001-06-01", "2001-06-01"), ("1_000", "1_000"), ("null", None), (".inf", float("inf")), ("-1.5E3", -1500.0),
+     ("TRUE", True)],
 )  # fmt: skip
 def test_values_are_yaml_by_its_core_rules(text: str, value: object) -> None:
     """YAML 1.1 would read yes as true, 010 as eight and 1:30 as ninety."""
