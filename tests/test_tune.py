@@ -229,7 +229,7 @@ def test_hyperopt_may_draw_the_same_twice(toy: Path) -> None:
                 with suppress(psutil.Error):
                     addresses = {each.laddr.ip for each in process.connections("inet") if each.status == "LISTEN"}
                     listening.setdefault(process.name(), set()).update(addresses)
-        time.sleep(0.2)
+        time.sleep(0.5)
     said = driver.communicate()[1]
     assert driver.returncode == 0, said[-2000:]
     assert {"gcs_server", "raylet"} <= listening.keys()
