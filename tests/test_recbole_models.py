@@ -149,6 +149,7 @@ def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(
     "model, reason",
     [
         ("BPR", None), ("FM", None), ("SASRec", None), ("LightGCN", None), ("NeuMF", None), ("AutoInt", None),
+        ("MF", None), ("SAS", None), ("LGCN", "no mean"),
         ("CDAE", "no mean"), ("SGL", "no mean"), ("ConvNCF", "no mean"), ("ENMF", "no mean"), ("BERT4Rec", "no mean"),
         ("RecVAE", "RecVAETrainer"), ("MKR", "MKRTrainer"), ("CKE", "KGTrainer"), ("KTUP", "KGTrainer"),
         ("CFKG", "KGTrainer"), ("DCN", "normalises"), ("MultiVAE", "counts its calls"), ("DiffRec", "random numbers"),
