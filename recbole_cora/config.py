@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ class CoraConfig(Config):
         self.label_aware = is_label_aware(model)
         self.scores_are_logits = scores_are_logits(model)
         self.batches_may_shrink = self.settings["train_batch_size"] == "auto"
+        self._is_copy = False
         super().__init__(model=model, dataset=dataset)
 
     # -- RecBole's steps of building a Config ------------------------------------------------------------------------
@@ -88,9 +90,17 @@ class CoraConfig(Config):
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Let RecBole's transforms note names of fields; a setting is never written. Raises TypeError."""
-        if key in self.settings:
+        if key in self.settings and not self._is_copy:
             raise TypeError(f"setting '{key}' cannot be written: settings are frozen once resolved")
         super().__setitem__(key, value)
+
+    def __deepcopy__(self, memo: Any) -> CoraConfig:
+        """Return a copy that may be written: KD_DAGFM builds its student from one with other settings."""
+        twin: CoraConfig = object.__new__(CoraConfig)
+        twin.__dict__.update(self.__dict__)
+        twin.final_config_dict = copy.deepcopy(self.final_config_dict, memo)
+        twin._is_copy = True
+        return twin
 
     @property
     def show_progress(self) -> bool:

@@ -14,6 +14,8 @@ import yaml
 
 from recbole_cora import registry
 from recbole_cora.settings import models
+
+# FIXME models
 from tests.contract import ModelContract, world
 
 __all__ = ["world"]  # a fixture

@@ -20,13 +20,13 @@ from recbole.utils import InputType, get_trainer
 from torch import nn
 
 from recbole_cora import loss_in_parts, metrics, repairs, run
+from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
 from recbole_cora.metrics import scores_are_logits
 from recbole_cora.models.averages import Averages
 from recbole_cora.ratings import load_ratings
 from recbole_cora.recbole_needs import one_line
 from recbole_cora.registry import model_class, recbole_models
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage
 from tests.conftest import ITEMS, USERS, write_toy
 
@@ -214,7 +214,7 @@ def test_auto_batches_are_refused_before_training(full: Path) -> None:
         ("LDiffRec", {"n_cate": 2}, "item_emb.npy"),
         ("NNCF", {"neigh_info_method": "louvain"}, "needs the package 'community'"),
         ("BPR", {"log_wandb": True}, "needs the package 'wandb'"),
-        ("SASRec", {"loss_type": "XE"}, r"RecBole cannot build SASRec .*\(ValueError: "),
+        ("SASRec", {"hidden_size": 63}, r"RecBole cannot build SASRec .*\(ValueError: "),
         ("BPR", {"additional_feat_suffix": ["nix"]}, r"RecBole cannot build BPR .*full.nix"),
     ],
 )  # fmt: skip

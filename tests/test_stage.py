@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from recbole_cora import metrics, repairs
+from recbole_cora.config import CoraConfig
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.rows_dataset import ROW
-from recbole_cora.settings import CoraConfig
 from recbole_cora.stage import Stage, _stops_between_steps
 
 

@@ -32,7 +32,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "dataset_save_path": {"kind": str, "optional": True, "shapes_results": False},
     "save_dataloaders": {"one_of": (False,), "shapes_results": False},
     "dataloaders_save_path": {"kind": str, "optional": True, "shapes_results": False},
-    "log_wandb": {"one_of": (False,), "shapes_results": False},
+    "log_wandb": {"shapes_results": False},
     "wandb_project": {"shapes_results": False},
     "epochs": {"least": 1},
     "learner": {"one_of": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")},
@@ -53,6 +53,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "load_col": {"optional": True},
     "benchmark_filename": {"kind": list, "item": str, "optional": True},
     "loss_type": {"one_of": ("BPR", "CE", "BCE", "MSE")},
+    "reranker_CAN_NUM": {"kind": object},  # a number, or several with commas
     "hidden_act": {"one_of": ("gelu", "relu", "swish", "tanh", "sigmoid")},
     "layer_norm_eps": {"kind": float, "above": 0},
 }

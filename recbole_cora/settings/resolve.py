@@ -69,6 +69,9 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.data)
 
+    def __deepcopy__(self, memo: Any) -> Settings:
+        return self  # frozen; KD_DAGFM copies its config
+
     @property
     def needs(self) -> frozenset[str]:
         """The ready parts that the model is built from."""
