@@ -227,7 +227,7 @@ def test_hyperopt_may_draw_the_same_twice(toy: Path) -> None:
         with suppress(psutil.Error):
             for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
                 with suppress(psutil.Error):
-                    addresses = {each.laddr.ip for each in process.connections("inet") if each.status == "LISTEN"}
+                    addresses = {each.laddr.ip for each in process.net_connections("inet") if each.status == "LISTEN"}
                     listening.setdefault(process.name(), set()).update(addresses)
         time.sleep(0.5)
     said = driver.communicate()[1]
