@@ -10,7 +10,7 @@ Data flows one way, and files import only downward:
     2  prepare/;  ratings -> rows_dataset, row_prompts, row_features;  generator;  cf -> controls
        llm/ (frozen and how it reads, what conditions it: deltas, vectors, lora; tiny)
     3  models/ (CoRA, the LLM baselines, CF models), checkpoint, training_state
-    4  microbatches, trainer, stage
+    4  board, microbatches, trainer, stage
     5  registry, evidence, parts/ (a model's frozen parts, made ready), run_folder, quick_start
     6  compare/, tune/, cli
 

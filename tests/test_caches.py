@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 import recbole_cora
 from recbole_cora import evidence, files, metrics, repairs, row_prompts
+from recbole_cora.board import Board, silence_threads
 from recbole_cora.cli import main
 from recbole_cora.errors import CheckpointError, LLMError, WriteError
 from recbole_cora.llm import hub
@@ -374,6 +376,23 @@ def test_a_log_that_cannot_be_written_any_more_is_dropped(
     assert "auc" in recbole_cora.run(model="Averages", dataset="toy", options={"show_progress": False})["test"]
     said = capsys.readouterr().err
     assert said.count("cannot write the log") == 1 and "Traceback" not in said and "Logging error" not in said
+
+
+def test_a_tensorboard_that_cannot_be_written_any_more_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one warning and no traceback, whether a call or the writer's thread meets the full disk first."""
+    silence_threads()
+    board = Board(SummaryWriter(str(tmp_path / "board")))
+    board.add_scalar("loss", 1.0, 1)
+    board.flush()
+    with full(0):
+        for number in range(200):
+            board.add_scalar("loss", 1.0, number)
+        board.flush()
+        board.add_hparams({"a": 1}, {"b": 2})
+    assert caplog.text.count("cannot write ./log_tensorboard (File too large)") == 1
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ FLOORS = [
     {"models", "models.icl", "models.tallrec", "models.prompt4nr", "models.personprompt", "models.collm"}
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},
-    {"microbatches", "trainer", "stage"},
+    {"board", "microbatches", "trainer", "stage"},
     {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
     {"compare", "compare.experiment", "compare.runs", "compare.table", "compare.command", "cli"}
     | {"tune", "tune.space", "tune.trials", "tune.search", "tune.command"},
