@@ -5,13 +5,13 @@ that user and item into low-rank weights for that one pair (arXiv 2408.10645).
 
 Data flows one way, and files import only downward:
 
-    0  errors, files, processes
+    0  errors, files, cache, processes
     1  settings/ (declared once, typed, frozen), config; protocol, prompts, repairs, recbole_needs, metrics, report
     2  restore (a run's settings), llm_choice;  prepare/;  ratings -> rows_dataset, row_prompts, row_features;
        generator;  cf -> controls
        llm/ (frozen and how it reads, what conditions it: deltas, vectors, lora; tiny)
     3  models/ (CoRA, the LLM baselines, CF models), checkpoint, training_state
-    4  microbatches, loss_in_parts, trainer, stage
+    4  board, microbatches, loss_in_parts, trainer, stage
     5  registry, evidence, parts/ (a model's frozen parts, made ready), run_folder, quick_start
     6  compare/, tune/, cli
 

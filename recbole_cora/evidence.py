@@ -20,8 +20,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_cora.cache import cached
 from recbole_cora.config import CoraConfig
-from recbole_cora.files import cached, content_key
+from recbole_cora.files import content_key
 from recbole_cora.protocol import NO_SPLIT, SPLITS
 from recbole_cora.ratings import Ratings
 from recbole_cora.row_features import averages, colikes, random_parts, taste

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from recbole_cora.cache import cached
 from recbole_cora.errors import DataError
-from recbole_cora.files import cached, content_key, write_json
+from recbole_cora.files import content_key, write_json
 from recbole_cora.prompts import Asked, PromptEncoder
 from recbole_cora.ratings import Ratings
 

@@ -64,7 +64,7 @@ def opened(config: CoraConfig) -> Iterator[Path]:
             if processes.is_main() and {path.name for path in folder.iterdir()} <= {_BEGUN}:
                 (folder / _BEGUN).unlink(missing_ok=True)
                 folder.rmdir()
-            if isinstance(error, WriteError):
+            if isinstance(error, WriteError) and str(folder) in str(error):
                 raise WriteError(f"{error}; {_ROOM if _named(config) else _ROOM_OR_ELSEWHERE}") from None
             raise
 

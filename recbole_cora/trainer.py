@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped
+from recbole_cora.board import Board, silence_threads
+from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped, WriteError
 from recbole_cora.metrics import UserCollector
 from recbole_cora.microbatches import MicroBatches
 from recbole_cora.rows_dataset import ROW
@@ -120,7 +121,15 @@ class _OurTrainer(Trainer):
         self, config: Any, model: Any, folder: Path, identity: dict[str, Any], bar: tqdm[Any], resumable: bool,
         on_valid: Callable[[int, dict[str, float | None]], None] | None,
     ) -> None:  # fmt: skip
-        super().__init__(config, model)
+        silence_threads()
+        try:
+            super().__init__(config, model)
+        except OSError as error:
+            where = error.filename or "log_tensorboard"
+            raise WriteError(
+                f"cannot write {where} ({error.strerror}); make room there, or start the run in another folder"
+            ) from None
+        self.tensorboard: Any = Board(self.tensorboard)
         self.saved_model_file = str(folder / checkpoint.WEIGHTS)
         self.eval_collector = UserCollector(config)
         self._folder, self._identity, self._bar, self._resumable = folder, identity, bar, resumable

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 import recbole_cora
-from recbole_cora import evidence, files, metrics, repairs, row_prompts
+from recbole_cora import cache, evidence, files, metrics, repairs, row_prompts
+from recbole_cora.board import Board, silence_threads
 from recbole_cora.cli import main
 from recbole_cora.errors import CheckpointError, LLMError, WriteError
 from recbole_cora.llm import hub
@@ -111,7 +113,7 @@ def make(text: str, folder: Path) -> str:
     def fill(temporary: Path) -> None:
         (temporary / "file").write_text(text)
 
-    return files.cached(folder, fill, lambda entry: (entry / "file").read_text())
+    return cache.cached(folder, fill, lambda entry: (entry / "file").read_text())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -139,21 +141,21 @@ def test_an_entry_that_read_refuses_is_made_again(tmp_path: Path, caplog: pytest
         return "read"
 
     make("one", tmp_path / "entry")
-    assert files.cached(tmp_path / "entry", lambda temporary: None, read) == "read"
+    assert cache.cached(tmp_path / "entry", lambda temporary: None, read) == "read"
     assert f"the cache entry {tmp_path / 'entry'} is damaged (sick); making it again" in caplog.text
 
     def never(folder: Path) -> None:
         raise ValueError("never")
 
     with pytest.raises(CheckpointError, match=r"cannot read .*entry, which was made just now \(never\)"):
-        files.cached(tmp_path / "entry", lambda temporary: None, never)
+        cache.cached(tmp_path / "entry", lambda temporary: None, never)
 
 
 def test_large_files_are_checked_by_size_and_small_ones_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is 64 MiB; here it is 3 bytes."""
-    monkeypatch.setattr(files, "_HASHED_BYTES", 3)
+    monkeypatch.setattr(cache, "_HASHED_BYTES", 3)
     for text, changed, shows in (("abc", "abd", False), ("abcd", "abce", True), ("abcd", "abc", False)):
         make(text, tmp_path / "entry")
         (tmp_path / "entry" / "file").write_text(changed)
@@ -178,7 +180,7 @@ def test_an_entry_that_another_process_has_made_again_is_not_thrown_away(
             raise ValueError(text)
         return text
 
-    assert files.cached(entry, lambda temporary: (temporary / "file").write_text("mine"), read) == "new"  # type: ignore[arg-type]
+    assert cache.cached(entry, lambda temporary: (temporary / "file").write_text("mine"), read) == "new"  # type: ignore[arg-type]
     assert "damaged" not in caplog.text
 
 
@@ -226,7 +228,7 @@ def _killed_while_filling(folder: Path) -> None:
         (temporary / "half").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    files.make_folder_whole(folder, fill)
+    cache.make_folder_whole(folder, fill)
 
 
 def _slow(folder: Path) -> None:
@@ -234,7 +236,7 @@ def _slow(folder: Path) -> None:
         (temporary / "half").touch()
         time.sleep(60)
 
-    files.make_folder_whole(folder, fill)
+    cache.make_folder_whole(folder, fill)
 
 
 def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_path: Path) -> None:
@@ -308,7 +310,7 @@ def test_an_entry_that_cannot_be_written_is_one_error(toy: Path, kind: str) -> N
 
     folder = Path(".cache", kind, "entry")
     with full(9_000), pytest.raises(WriteError, match=rf"cannot write {folder} \(File too large\).*--cache_dir=$"):
-        files.cached(folder, fill, lambda entry: None)
+        cache.cached(folder, fill, lambda entry: None)
     assert not list(folder.parent.iterdir())
 
 
@@ -324,7 +326,7 @@ def test_a_tiny_llm_that_cannot_be_written_is_one_error(toy: Path, size: int) ->
         llm_part.make_tiny_llm(temporary, texts, seed=1, steps=1, hidden=64, layers=1, show_progress=False)
 
     with full(size), pytest.raises(WriteError, match=r"cannot write tiny \(.*[Ff]ile too large.*--cache_dir=$"):
-        files.cached(Path("tiny"), fill, lambda entry: None)
+        cache.cached(Path("tiny"), fill, lambda entry: None)
     assert not Path("tiny").exists() and not list(Path().glob(".tiny*"))
 
 
@@ -374,6 +376,23 @@ def test_a_log_that_cannot_be_written_any_more_is_dropped(
     assert "auc" in recbole_cora.run(model="Averages", dataset="toy", options={"show_progress": False})["test"]
     said = capsys.readouterr().err
     assert said.count("cannot write the log") == 1 and "Traceback" not in said and "Logging error" not in said
+
+
+def test_a_tensorboard_that_cannot_be_written_any_more_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one warning and no traceback, whether a call or the writer's thread meets the full disk first."""
+    silence_threads()
+    board = Board(SummaryWriter(str(tmp_path / "board")))
+    board.add_scalar("loss", 1.0, 1)
+    board.flush()
+    with full(0):
+        for number in range(200):
+            board.add_scalar("loss", 1.0, number)
+        board.flush()
+        board.add_hparams({"a": 1}, {"b": 2})
+    assert caplog.text.count("cannot write ./log_tensorboard (File too large)") == 1
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

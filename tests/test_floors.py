@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 FLOORS = [
-    {"errors", "files", "processes"},
+    {"errors", "files", "cache", "processes"},
     {"protocol", "prompts", "settings", "config", "repairs", "metrics", "report", "recbole_needs"}
     | {"settings.kinds", "settings.reading", "settings.overall", "settings.parts", "settings.models"}
     | {"settings.recbole", "settings.commands", "settings.resolve", "settings.presets", "settings.pages"}
@@ -22,7 +22,7 @@ FLOORS = [
     {"models", "models.icl", "models.tallrec", "models.prompt4nr", "models.personprompt", "models.collm"}
     | {"models.binllm", "models.binary_codes", "models.cora", "models.mf", "models.lgcn", "models.sas"}
     | {"models.averages", "models.history_features", "checkpoint", "training_state"},
-    {"microbatches", "loss_in_parts", "trainer", "stage"},
+    {"board", "microbatches", "loss_in_parts", "trainer", "stage"},
     {"registry", "evidence", "run_folder", "parts", "parts.stages", "parts.encoder", "parts.llm", "quick_start"},
     {"compare", "compare.experiment", "compare.runs", "compare.child", "compare.table", "compare.command", "cli"}
     | {"tune", "tune.space", "tune.trials", "tune.search", "tune.command"},

@@ -193,12 +193,12 @@ def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str
     whole = run("MF")["test"]
     suffix, left = ("file", 1) if moment == "before the rename" else ("dir", 0)
     patch = (
-        "import os, sys, recbole_cora.files as files; sync, seen = files._sync, []\n"
+        "import os, sys, recbole_cora.files as files; sync, seen = files.sync, []\n"
         "def killed(path):\n"
         "    sync(path)\n"
         f"    seen.append(path) if list(path.parent.rglob('*training-00000004*')) and path.is_{suffix}() else None\n"
         "    os.kill(os.getpid(), 9) if seen else None\n"
-        "files._sync = killed\n"
+        "files.sync = killed\n"
         "from recbole_cora.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     settings = [f"--{key}={json.dumps(value)}" for key, value in TRAININGS["MF"][1].items()]
@@ -320,7 +320,7 @@ def test_a_run_folder_is_there_with_its_settings_or_not_at_all(toy: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync", full)
+        patch.setattr(files, "sync", full)
         with pytest.raises(WriteError, match=r"cannot write saved/MF-toy-.*\(no space left\).*--checkpoint_dir="):
             run_folder.opened(config).__enter__()
     assert not list(Path("saved").iterdir())
@@ -336,15 +336,18 @@ def test_a_run_folder_is_there_with_its_settings_or_not_at_all(toy: Path, monkey
 def test_a_full_disk_leaves_the_state_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And says so; with room again the run goes on to the same end."""
     whole = run("MF")
-    sync = files._sync
+    sync = files.sync
 
     def full(path: Path) -> None:
         if path.name.startswith(".training-00000006"):
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(path)
 
-    with monkeypatch.context() as patch, pytest.raises(WriteError, match=r"no space left.*training-00000004"):
-        patch.setattr(files, "_sync", full)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(WriteError, match=r"no space left.*training-00000004.*--checkpoint_dir=$"),
+    ):
+        patch.setattr(files, "sync", full)
         run("MF", resume="auto")
     assert run("MF", resume="auto")["test"] == whole["test"]
 

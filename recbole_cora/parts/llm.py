@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 
 from recbole_cora import processes
+from recbole_cora.cache import cached
 from recbole_cora.config import CoraConfig
 from recbole_cora.errors import LLMError, SettingError
-from recbole_cora.files import cached, content_key
+from recbole_cora.files import content_key
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import show_loading_bars
 from recbole_cora.llm.tiny import VERSION as TINY_VERSION
