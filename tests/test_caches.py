@@ -19,7 +19,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 import recbole_cora
-from recbole_cora import cache, evidence, files, metrics, repairs, row_prompts
+from recbole_cora import cache, evidence, metrics, repairs, row_prompts
 from recbole_cora.board import Board, silence_threads
 from recbole_cora.cli import main
 from recbole_cora.errors import CheckpointError, LLMError, WriteError

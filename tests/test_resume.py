@@ -183,7 +183,7 @@ def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
         named = settings_of_a_run(resume=str(one))
         with pytest.raises(CheckpointError, match="another process is at"), run_folder.opened(named):
             pass
-    with run_folder.opened(config) as again:
+    with run_folder.opened(named) as again:
         assert again == one
 
 

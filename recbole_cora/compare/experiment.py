@@ -63,7 +63,7 @@ class Experiment:
         """
         known = declared_settings(system.model, self.dataset)
         shared = {key: value for key, value in self.settings.items() if key in known}
-        return resolve(system.model, self.dataset, {**shared, **system.settings, "seed": seed})
+        return resolve(system.model, self.dataset or "any", {**shared, **system.settings, "seed": seed})
 
     def run_settings(self, system: System, seed: int) -> Settings:
         """Return the settings of a run."""
@@ -158,15 +158,13 @@ def _list(content: dict[str, Any], key: str, problems: list[str]) -> list[Any]:
 
 
 def _mapping(what: str, value: Any, problems: list[str]) -> dict[str, Any]:
-    """Return a mapping whose keys are text; of anything else say so, and return an empty one."""
+    """Return a mapping; of anything else say so, and return an empty one."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         problems.append(f"{what} is {value!r}; expected lines of the form 'key: value'")
         return {}
-    wrong = [key for key in value if not isinstance(key, str)]
-    problems += [f"{what} has the key {key!r}; expected the name of a setting" for key in wrong]
-    return {key: entry for key, entry in value.items() if isinstance(key, str)}
+    return value
 
 
 def _dataset(value: Any, problems: list[str]) -> str:
@@ -225,7 +223,7 @@ def _wrong_settings(experiment: Experiment) -> list[str]:
     refused: dict[str, list[str]] = {}  # systems, by what is wrong
     for system in experiment.systems:
         try:
-            known |= set(declared_settings(system.model, experiment.dataset))
+            known |= set(declared_settings(system.model, experiment.dataset or "any"))
             experiment.chosen_settings(system, 0)
         except CoraError as error:
             refused.setdefault(str(error), []).append(system.name)

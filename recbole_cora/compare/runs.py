@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from recbole_cora.compare.experiment import Experiment, System
-from recbole_cora.errors import Stopped, WriteError
+from recbole_cora.errors import DataError, Stopped, WriteError
 from recbole_cora.files import content_key, write_whole
 
 _SETTINGS, _LOG = "settings.yaml", "log.txt"
@@ -193,6 +193,12 @@ def _failure(run: Run, status: int) -> str:
 
 
 def dataset_key(folder: Path) -> str:
-    """Return a key that changes with the files of the dataset."""
+    """Return a key that changes with the files of the dataset.
+
+    Raises:
+        DataError: the folder holds no ratings.
+    """
     files = sorted(path for path in folder.glob("*") if path.suffix in (".inter", ".item", ".user", ".kg", ".link"))
+    if not any(path.suffix == ".inter" for path in files):
+        raise DataError(f"{folder} holds no ratings (*.inter); give another --dataset=, or prepare it")
     return content_key(*(part for path in files for part in (path.name, path.read_bytes())))
