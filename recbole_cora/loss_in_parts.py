@@ -62,8 +62,8 @@ def check(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.d
     reason = why_not(model, trainer, loader, device)
     if reason:
         raise SettingError(
-            f"{type(model).__name__} cannot be trained with {why}: {reason}; use one process, gradient_accumulation: 1 "
-            "and a number as train_batch_size"
+            f"{type(model).__name__} {reason}, so it cannot be trained with {why}; use one process, "
+            "gradient_accumulation: 1 and a number as train_batch_size"
         )
 
 
@@ -80,9 +80,9 @@ def is_measured(model_class: type) -> bool:
 def why_not(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.device) -> str | None:
     """What stands against parts, or None."""
     if trainer._train_epoch is not Trainer._train_epoch:
-        return f"its {trainer.__name__} trains by losses of its own"
+        return f"is trained by {trainer.__name__}, on losses of its own"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return "it normalises over batches, of which each part would see its rows alone"
+        return "normalises over batches, of which each part would see its rows alone"
     before = training_state.random_states()
     order = loader.generator.get_state() if getattr(loader, "generator", None) is not None else None
     weights = {name: tensor.detach().clone() for name, tensor in checkpoint.trained_state(model).items()}
@@ -110,19 +110,19 @@ def difference(model: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -> s
     with _WithoutDropout():
         whole = loss(batch)
         if isinstance(whole, tuple):
-            return "its loss is a tuple"
+            return "has a loss of several terms in a tuple"
         value, gradient = _with_gradient(model, whole, 1.0)
         if checkpoint.numbers(model) != numbers or any(
             not torch.equal(tensor, buffers[name]) for name, tensor in model.named_buffers()
         ):
-            return "its loss counts its calls"
+            return "has a loss that counts its calls"
         if not _same(training_state.random_states(), drawn):
-            return "its loss draws random numbers for the batch"
+            return "has a loss that draws random numbers for the batch"
         parts = [_with_gradient(model, loss(part), len(part) / rows) for part in (batch[:first], batch[first:])]
     total = sum(part[0] for part in parts)
     away = (gradient - torch.stack([part[1] for part in parts]).sum(0)).norm()
     if abs(value - total) > _TOLERANCE * abs(value) or away > _TOLERANCE * gradient.norm():
-        return f"its loss is no mean over rows ({value:.6g} on {rows} rows, {total:.6g} on two parts of them)"
+        return f"has a loss that is no mean over rows ({value:.6g} on {rows} rows, {total:.6g} on two parts of them)"
     return None
 
 
