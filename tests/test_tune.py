@@ -72,7 +72,7 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--model=MF", "--dataset=toy", "--gpus=.nan"], "expected a number"),
         (["--model=MF", "--dataset=toy", "--out=[a]"], "--out is ['a']"),
         (["--model=MF", "--dataset=toy", f"--out={'x' * 300}"], "File name too long"),
-        (["--model=MF", "--dataset=toy", "--out=mine.yaml"], "cannot write into"),
+        (["--model=MF", "--dataset=toy", "--out=mine.yaml"], "cannot write in"),
         ([f"--resume={'x' * 300}"], "holds no search"),
         (["--resume=true"], "--resume is True"),
         (["--config_files=mine.yaml"], "unknown setting 'epoks' for --model=MF; did you mean 'epochs'?"),
