@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.settings.parts import ENCODERS
 from recbole_cora.settings.reading import read_yaml
 from recbole_cora.settings.resolve import RUN_KEYS, Settings, resolve
 
@@ -93,7 +94,7 @@ def resolve_run(
 
     Raises:
         SettingError: everything that is wrong, in one line.
-        CheckpointError: see `SavedRun.resolved`.
+        CheckpointError: see `SavedRun.resolved`; or `cf_checkpoint` is no run of an encoder, or of another than chosen.
     """
     files = [read_yaml(Path(file)) for file in config_files]
     options = {key: value for content in [*files, options] for key, value in content.items()}
@@ -106,7 +107,23 @@ def resolve_run(
         return saved.resolved(options, "checkpoint", None if dataset is None else str(dataset))
     if not model or not dataset:
         raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    return resolve(model, dataset, options)
+    return _with_encoder(resolve(model, dataset, options))
+
+
+def _with_encoder(settings: Settings) -> Settings:
+    """`settings`, whose `cf_encoder` is the model of the run that `cf_checkpoint` names, if it names one."""
+    if not settings.get("cf_checkpoint"):
+        return settings
+    saved = read_run(Path(settings["cf_checkpoint"]))
+    if saved.model not in ENCODERS:
+        raise CheckpointError(
+            f"--cf_checkpoint={saved.folder} is a run of {saved.model}; expected one of {', '.join(ENCODERS)}"
+        )
+    if "cf_encoder" in settings.chosen and settings["cf_encoder"] != saved.model:
+        raise CheckpointError(
+            f"--cf_checkpoint={saved.folder} is a run of {saved.model}, cf_encoder is {settings['cf_encoder']}"
+        )
+    return settings.with_values({"cf_encoder": saved.model})
 
 
 def _without_derived(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_a_trained_encoder_keeps_its_settings(toy: Path, encoder: str) -> None:
     small = {**LLM, **GENERATOR, "title_field": "title", "references": True, "cf_checkpoint": trained["folder"]}
     result = run("CoRA", **small)
     assert result["reference"]["cf_encoder"]["auc"] == trained["test"]["auc"] and result["cf_encoder"] == encoder
+    assert run(checkpoint=result["folder"])["test"] == result["test"]
     with pytest.raises(CheckpointError, match=rf"is a run of {encoder}, cf_encoder is MF"):
         run("CoRA", **small, cf_encoder="MF")
     key, value = ("n_layers", 2) if encoder == "SASRec" else ("embedding_size", 8)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from recbole.utils import ModelType
 
-from recbole_cora.cf import PAIR_EMBEDDINGS, FrozenEncoder
+from recbole_cora.cf import FrozenEncoder
 from recbole_cora.config import CoraConfig
 from recbole_cora.controls import CFEncoder, ControlledEncoder
-from recbole_cora.errors import CheckpointError
 from recbole_cora.evidence import evidence_of
 from recbole_cora.models.binary_codes import code_text
 from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
@@ -28,28 +27,20 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stag
     """The frozen CF encoder that the settings ask for: trained now, from the cache, or from `cf_checkpoint`.
 
     Raises:
-        CheckpointError: a `cf_checkpoint` of a model that is no encoder, of another split or vocabulary, or with other
-            settings than chosen here.
+        CheckpointError: a `cf_checkpoint` of another split or vocabulary, or with other settings than chosen here.
     """
     name = config["cf_encoder"]
     presets, options = config["cf_presets"].get(name, {}), config["cf_config"]
     folder = Path(config["cf_checkpoint"]) if config["cf_checkpoint"] else None
     if folder:
-        saved = read_run(folder)
-        if saved.model != name and "cf_encoder" in config.settings.chosen:
-            raise CheckpointError(f"--cf_checkpoint={folder} is a run of {saved.model}, cf_encoder is {name}")
-        if saved.model not in PAIR_EMBEDDINGS:
-            known = ", ".join(PAIR_EMBEDDINGS)
-            raise CheckpointError(f"--cf_checkpoint={folder} is a run of {saved.model}; expected one of {known}")
-        settings = saved.resolved(
-            {**shared_settings(config, shaping=False), **options}, "cf_checkpoint", config["dataset"]
-        )
-        own = CoraConfig(model_class(saved.model), config["dataset"], settings=settings)
+        options = {**shared_settings(config, shaping=False), **options}
+        settings = read_run(folder).resolved(options, "cf_checkpoint", config["dataset"])
+        own = CoraConfig(model_class(name), config["dataset"], settings=settings)
     else:
         own = stage_config(config, name, {**presets, **options})
     stage = ready_stage(own, ratings, "encoder", folder=folder)
     evidence = torch.from_numpy(evidence_of(config, stage))
-    encoder = FrozenEncoder(stage.model, own["model"], evidence, stage.rows("train"))
+    encoder = FrozenEncoder(stage.model, name, evidence, stage.rows("train"))
     control = config["cf_vectors"]
     if control != "own":
         return ControlledEncoder(encoder, control, stage.all_rows(), ratings, config["seed"]), stage

@@ -18,6 +18,7 @@ from recbole_cora.errors import SettingError, WriteError, raise_all
 from recbole_cora.files import check_writable, held, write_json
 from recbole_cora.llm_choice import with_llm
 from recbole_cora.report import METRICS
+from recbole_cora.restore import resolve_run
 from recbole_cora.settings.commands import TuneOptions, split_options
 from recbole_cora.settings.kinds import defaults_of, settings_of_group
 from recbole_cora.settings.reading import parse_arguments, read_yaml
@@ -194,7 +195,7 @@ def _share_frozen_work(told: dict[str, Any]) -> None:
 
     repairs.apply_all()
     metrics.register()
-    settings = resolve(told["model"], told["dataset"], {**told["fixed"], **told["device"]})
+    settings = resolve_run(told["model"], told["dataset"], {**told["fixed"], **told["device"]})
     if "llm" in settings.needs:
         settings, *_ = with_llm(settings)
     config = CoraConfig(model_class(settings.model), settings.dataset, settings=settings)
