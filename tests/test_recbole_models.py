@@ -187,7 +187,7 @@ def test_what_is_measured_is_the_loss_itself(loss: str, reason: str | None) -> N
 
 def test_auto_batches_are_refused_before_training(full: Path) -> None:
     """`train_batch_size: auto` may read a batch in parts: the same refusal, though memory suffices."""
-    with pytest.raises(SettingError, match="CDAE has a loss .* so it cannot be trained with train_batch_size: auto"):
+    with pytest.raises(SettingError, match=r"CDAE has a loss .* so it cannot be trained with train_batch_size: auto"):
         run("CDAE", "full", options_for("CDAE", train_batch_size="auto"))
     assert not list(Path("saved").glob("CDAE*"))
 
