@@ -98,12 +98,12 @@ def count_rows_of_pop() -> None:
     def init(self: Any, config: Any, dataset: Any) -> None:
         original(self, config, dataset)
         del self.item_cnt, self.max_cnt
-        self.LABEL = config["LABEL_FIELD"]
+        self.counted = config["LABEL_FIELD"]
         self.register_buffer("item_cnt", torch.zeros(self.n_items, 1, dtype=torch.long))
         self.register_buffer("max_cnt", torch.ones(1, dtype=torch.long))
 
     def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
-        self.item_cnt[:, 0].index_add_(0, interaction[self.ITEM_ID], interaction[self.LABEL].long())
+        self.item_cnt[:, 0].index_add_(0, interaction[self.ITEM_ID], interaction[self.counted].long())
         self.max_cnt.copy_(self.item_cnt.max().clamp(min=1))
         return torch.zeros(1, device=self.device, requires_grad=True)
 
