@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import inspect
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -110,6 +111,20 @@ def count_rows_of_pop() -> None:
     pop.__init__, pop.calculate_loss, pop.counts_rows = init, calculate_loss, True
 
 
+class _JoiningLogger:
+    """A logger whose `info` joins its arguments, as print does."""
+
+    def info(self, *words: Any) -> None:
+        logging.getLogger().info("%s", " ".join(map(str, words)))
+
+
+def join_words_of_log_lines() -> None:
+    """RecBole's RaCT and DGCF log by `info("text", value)` without a place for the value, which logging calls an error."""
+    general = importlib.import_module("recbole.model.general_recommender")
+    for model in (general.RaCT, general.DGCF):
+        model.logger = property(lambda self: _JoiningLogger(), lambda self, logger: None)
+
+
 class _Instead:
     """A module with some of its names replaced."""
 
@@ -198,3 +213,4 @@ def apply_all() -> None:
     read_no_pickled_weights()
     read_no_pickled_vectors()
     evaluate_no_setting()
+    join_words_of_log_lines()

@@ -20,12 +20,14 @@ from recbole.data.interaction import Interaction
 
 from recbole_cora import loss_in_parts, metrics, repairs
 from recbole_cora.config import CoraConfig
+from recbole_cora.llm_choice import with_llm
 from recbole_cora.metrics import auc
 from recbole_cora.parts import ready_parts
 from recbole_cora.prepare.command import prepare_command
 from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
 from recbole_cora.rows_dataset import ROW
+from recbole_cora.settings.resolve import declared_settings, resolve
 from recbole_cora.stage import Stage
 
 SMALL: dict[str, Any] = {
@@ -83,8 +85,11 @@ class ModelContract:
         repairs.apply_all()
         metrics.register()
         cls = model_class(self.model)
-        known = CoraConfig(cls, "world").known
-        config = CoraConfig(cls, "world", {k: v for k, v in {**SMALL, **self.options}.items() if k in known})
+        known = declared_settings(self.model, "world")
+        settings = resolve(self.model, "world", {k: v for k, v in {**SMALL, **self.options}.items() if k in known})
+        if "llm" in settings.needs:
+            settings, *_ = with_llm(settings)
+        config = CoraConfig(cls, "world", settings=settings)
         ratings = load_ratings(Path(config["data_path"]), "world", config.final_config_dict)
         parts = ready_parts(config, ratings)
         return Stage(config, ratings, lambda c, d: cls(c, d, **parts.given), parts.identity, parts.history_length)

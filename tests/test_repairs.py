@@ -236,3 +236,12 @@ def test_dgcf_trains_where_users_are_fewer_than_items(toy: Path) -> None:
     """RecBole draws as many users as the items of a batch; where there are not so many, it takes all."""
     result = recbole_cora.run("DGCF", "toy", {"epochs": 1, "show_progress": False, "embedding_size": 8})
     assert result["curve"][0]["loss"] > 0
+
+
+def test_a_log_line_of_several_words_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """RaCT names the folder that it begins with in its line; as RecBole writes it, logging raises on it."""
+    repairs.apply_all()
+    with caplog.at_level("INFO"):
+        ract = importlib.import_module("recbole.model.general_recommender").RaCT
+        vars(ract)["logger"].fget(None).info("Load pretrained model from", "folder")
+    assert caplog.messages == ["Load pretrained model from folder"]

@@ -91,8 +91,8 @@ def test_an_option_that_contradicts_the_run_names_both_values(toy: Path, capsys:
     folder = run("MF", epochs=1, embedding_size=8)["folder"]
     arguments = ["run", f"--checkpoint={folder}", "--show_progress=False"]
     assert cli.main([*arguments, "--embedding_size=16", "--bias=False"]) == 2
-    line = capsys.readouterr().err.strip()
-    assert "embedding_size=8 (here 16), bias=True (here False)" in line and "\n" not in line
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and "embedding_size=8 (here 16), bias=True (here False)" in line
     assert cli.main([*arguments, "--model=LGCN"]) == 2
     assert "is a run of MF, --model is 'LGCN'" in capsys.readouterr().err
     assert cli.main([*arguments, "--embedding_size=8", "--eval_batch_size=7", "--model=MF", "--dataset=toy"]) == 0
