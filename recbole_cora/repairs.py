@@ -119,7 +119,7 @@ class _JoiningLogger:
 
 
 def join_words_of_log_lines() -> None:
-    """RecBole's RaCT and DGCF log by `info("text", value)` without a place for the value, which logging calls an error."""
+    """RecBole's RaCT and DGCF log by `info("text", value)`, without a place for the value: logging reports an error."""
     general = importlib.import_module("recbole.model.general_recommender")
     for model in (general.RaCT, general.DGCF):
         model.logger = property(lambda self: _JoiningLogger(), lambda self, logger: None)
