@@ -17,7 +17,7 @@ from recbole_cora.settings.resolve import Settings, resolve
 
 
 class CoraConfig(Config):
-    """What RecBole's classes read their settings from.
+    """The settings in the form that RecBole's classes read.
 
     Args:
         model: the model's class, RecBole's own or ours.
@@ -104,7 +104,7 @@ class CoraConfig(Config):
 
     @property
     def show_progress(self) -> bool:
-        """Whether this process shows progress bars: the main one does, where they are wanted."""
+        """True where this process shows progress bars: the main one does, unless they are switched off."""
         return bool(self["show_progress"]) and processes.is_main()
 
     def content(self) -> dict[str, Any]:
@@ -112,12 +112,12 @@ class CoraConfig(Config):
         return self.settings.content()
 
     def derived(self) -> dict[str, Any]:
-        """What RecBole has derived, such as the device, as JSON-able values."""
+        """Return what RecBole derived from the settings, such as the device, as JSON-able values."""
         return {k: _plain(v) for k, v in sorted(self.final_config_dict.items()) if k not in self.settings}
 
 
 def is_label_aware(model_class: type) -> bool:
-    """Whether a RecBole model trains on the labels.
+    """Tell whether a RecBole model trains on the labels.
 
     RecBole has no flag for it: its pairwise and sequence models take every row for a positive. A model that reads
     labels is pointwise and its loss reads LABEL from the interaction (DIN and DIEN: LABEL_FIELD).

@@ -1,4 +1,4 @@
-"""Whether a loss may be computed part by part: the refusal of those whose value or gradient would be another.
+"""Refuse a loss that cannot be computed part by part, because its value or gradient would be another.
 
 `--gradient_accumulation` above 1, `--train_batch_size=auto` and several processes compute a step's loss on parts of its
 rows and add them up, weighted by their rows. That is the loss of the whole batch only where the loss is a mean over

@@ -72,8 +72,8 @@ def plan(experiment: Experiment, out: Path, dataset_key: str) -> list[Run]:
             key = content_key(version("recbole-cora"), dataset_key, system.model, settings.content())
             run = Run(system, seed, out / "runs" / f"{name}-seed{seed}-{key}")
             chosen = {k: v for k, v in settings.chosen.items() if k not in ("checkpoint_dir", "show_progress")}
-            own = {"model": system.model, "dataset": experiment.dataset, **chosen}
-            text = yaml.safe_dump(own, sort_keys=False)
+            content = {"model": system.model, "dataset": experiment.dataset, **chosen}
+            text = yaml.safe_dump(content, sort_keys=False)
             write_whole(run.folder / _SETTINGS, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
             runs.append(run)
     return runs

@@ -127,12 +127,12 @@ def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[s
         options = {**_chosen(config, LLM), **_chosen(config, LoRA), "show_titles": True, **config["lora_config"]}
         settings = stage_config(config, "TALLRec", options).settings
     settings, *_ = with_llm(settings)
-    own = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
+    tallrec_config = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
     also = {**parts.identity, "titles in the prompt": True}
     also.pop("CF encoder", None)
-    prompts = ready_prompts(own, ratings, llm)
-    make = partial(own.model_class, llm=llm, prompts=prompts, lora=parts.given["lora"])
-    stage = ready_stage(own, ratings, "lora", make=make, also=also, reads=prompts.key, folder=folder)
+    prompts = ready_prompts(tallrec_config, ratings, llm)
+    make = partial(tallrec_config.model_class, llm=llm, prompts=prompts, lora=parts.given["lora"])
+    stage = ready_stage(tallrec_config, ratings, "lora", make=make, also=also, reads=prompts.key, folder=folder)
     return {name: tensor.detach().clone() for name, tensor in stage.model.lora.state_dict().items()}
 
 

@@ -35,10 +35,10 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stag
     if folder:
         options = {**shared_settings(config, shaping=False), **options}
         settings = read_run(folder).resolved(options, "cf_checkpoint", config["dataset"])
-        own = CoraConfig(model_class(name), config["dataset"], settings=settings)
+        encoder_config = CoraConfig(model_class(name), config["dataset"], settings=settings)
     else:
-        own = stage_config(config, name, {**presets, **options})
-    stage = ready_stage(own, ratings, "encoder", folder=folder)
+        encoder_config = stage_config(config, name, {**presets, **options})
+    stage = ready_stage(encoder_config, ratings, "encoder", folder=folder)
     evidence = torch.from_numpy(evidence_of(config, stage))
     encoder = FrozenEncoder(stage.model, name, evidence, stage.rows("train"))
     control = config["cf_vectors"]
@@ -61,9 +61,9 @@ def ready_codes(
         also: what the codes are for, beyond data and model.
         length: see `history_length`.
     """
-    own = stage_config(config, "BinaryCodes", {"bits": config["bits"], **config["codes_config"]})
+    codes_config = stage_config(config, "BinaryCodes", {"bits": config["bits"], **config["codes_config"]})
     stage = ready_stage(
-        own, ratings, "codes", make=lambda c, d: own.model_class(c, d, encoder=encoder), also=also,
+        codes_config, ratings, "codes", make=lambda c, d: codes_config.model_class(c, d, encoder=encoder), also=also,
         history_length=length,
     )  # fmt: skip
     texts = [[""] * len(ratings), [""] * len(ratings)]
