@@ -68,7 +68,7 @@ def check(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.d
 
 
 def is_measured(model_class: type) -> bool:
-    """Whether a model is RecBole's or built on one of RecBole's, as LGCN is, whose regularisation is no mean.
+    """Tell whether a model is RecBole's or built on one of RecBole's, as LGCN is, whose regularisation is no mean.
 
     The losses of this package's other models are means over rows, which `tests/contract.py` keeps: to measure an LLM's,
     in bfloat16, would cost more and show less.
@@ -78,7 +78,7 @@ def is_measured(model_class: type) -> bool:
 
 
 def why_not(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch.device) -> str | None:
-    """What stands against parts, or None."""
+    """Return why a model's loss cannot be computed in parts; None where it can."""
     if trainer._train_epoch is not Trainer._train_epoch:
         return f"is trained by {trainer.__name__}, on losses of its own"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
@@ -102,7 +102,7 @@ def why_not(model: nn.Module, trainer: type[Trainer], loader: Any, device: torch
 
 
 def difference(model: nn.Module, loss: Callable[[Any], Tensor], batch: Any) -> str | None:
-    """What the loss of two parts of the batch does that the loss of the whole does not, or None."""
+    """Return how the loss of two parts differs from that of the whole batch; None where it does not."""
     rows, first = len(batch), min(_FIRST, len(batch) - 1)
     drawn = training_state.random_states()
     numbers = checkpoint.numbers(model)
@@ -135,7 +135,7 @@ def _with_gradient(model: nn.Module, loss: Tensor, weight: float) -> tuple[float
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two random states are equal."""
+    """Tell whether two random states are equal."""
     if isinstance(one, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

@@ -23,7 +23,7 @@ _SIGMOID_IN_FORWARD = {"DCNV2", "KD_DAGFM"}
 
 
 def scores_are_logits(model_class: type) -> bool:
-    """Whether a model's `predict` answers logits; else it answers probabilities.
+    """Tell whether a model's `predict` answers logits; otherwise it answers probabilities.
 
     A model says so itself (`scores_are_logits` in its class), as this package's do. RecBole's do not: of them `predict`
     answers probabilities where it applies a sigmoid. All others are taken for logits: dot products, distances, and

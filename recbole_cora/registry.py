@@ -37,8 +37,8 @@ def model_class(name: str) -> type:
         raise SettingError(
             f"unknown model '{name}'{nearest(name, {**kinds, **OURS})} (recbole-cora run --models lists them)"
         )
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+    cls: type = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def recbole_models() -> dict[str, type]:

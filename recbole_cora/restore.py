@@ -128,9 +128,9 @@ def _with_encoder(settings: Settings) -> Settings:
 
 def _without_derived(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a result.json of version 0.1.0, which had RecBole's derived values among them."""
-    kept = {key: value for key, value in settings.items() if key not in RUN_KEYS}
-    if "MODEL_TYPE" in kept:
-        kept = {key: value for key, value in kept.items() if key not in _DERIVED}
-        if (kept.get("train_neg_sample_args") or {}).get("distribution") == "none":
-            kept["train_neg_sample_args"] = None
-    return kept
+    chosen = {key: value for key, value in settings.items() if key not in RUN_KEYS}
+    if "MODEL_TYPE" in chosen:
+        chosen = {key: value for key, value in chosen.items() if key not in _DERIVED}
+        if (chosen.get("train_neg_sample_args") or {}).get("distribution") == "none":
+            chosen["train_neg_sample_args"] = None
+    return chosen

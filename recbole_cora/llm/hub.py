@@ -131,7 +131,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself, which is where bfloat16 is fast."""
+    """Tell whether the device multiplies bfloat16 matrices itself, which is where bfloat16 is fast."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
