@@ -8,11 +8,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from recbole_cora.errors import CoraError, SettingError, Stopped, raise_all
-from recbole_cora.restore import resolve_run
 from recbole_cora.settings.commands import CompareOptions, RunOptions, TuneOptions, split_options
 from recbole_cora.settings.pages import command_help, model_help, models_page
 from recbole_cora.settings.reading import PROPERTIES, parse_arguments
 from recbole_cora.settings.resolve import check_names
+from recbole_cora.settings.restore import resolve_run
 
 _HELP = """\
 recbole-cora: a frozen LLM recommends with weights generated from collaborative signals (CoRA), inside RecBole.
@@ -50,7 +50,7 @@ def run_command(arguments: list[str]) -> None:
     resolve_run(named["model"], named["dataset"], options, named["config_files"])  # mistakes need no torch
     from recbole_cora.processes import is_main
     from recbole_cora.quick_start import run
-    from recbole_cora.report import summary
+    from recbole_cora.summary import summary
 
     result = run(named["model"], named["dataset"], options, named["config_files"])
     if is_main():  # of several processes

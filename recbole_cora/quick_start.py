@@ -1,4 +1,4 @@
-"""One run, from settings to `result.json`: rows -> frozen parts -> train -> score -> report."""
+"""One run, from settings to `result.json`: rows -> frozen parts -> train -> score -> summary."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from recbole_cora import metrics, processes, repairs, report, run_folder, training_state
-from recbole_cora.config import CoraConfig
+from recbole_cora import metrics, processes, repairs, summary
+from recbole_cora.data.protocol import SPLITS
+from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.files import check_writable, write_json
-from recbole_cora.llm_choice import with_llm
+from recbole_cora.llm.choice import with_llm
 from recbole_cora.models.cora import CoRA
-from recbole_cora.parts import Parts, ready_parts
+from recbole_cora.parts.ready import Parts, ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
-from recbole_cora.protocol import SPLITS
-from recbole_cora.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
-from recbole_cora.restore import resolve_run
-from recbole_cora.stage import Stage, peak_memory_mb
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.settings.restore import resolve_run
+from recbole_cora.training import run_folder
+from recbole_cora.training import state as training_state
+from recbole_cora.training.stage import Stage, peak_memory_mb
 
 log = logging.getLogger()
 
@@ -115,7 +117,7 @@ def run(
             "trainable_parameters": trained,
             "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
             "peak_memory_mb": round(peak_memory_mb(), 1),
-            "versions": report.versions(),
+            "versions": summary.versions(),
             "config": settings.own(),
             "recbole_config": {key: settings[key] for key in settings if key not in settings.own()},
         }
@@ -139,7 +141,7 @@ def _scored(
             ratings, rows = stage.ratings, stage.ratings.rows(split)
             users, items = ratings.user_tokens[ratings.user[rows]], ratings.item_tokens[ratings.item[rows]]
             path, labels = folder / f"scores.{split}.csv", ratings.label[rows]
-            report.write_scores(path, users, items, labels, scores, logits=stage.config.scores_are_logits)
+            summary.write_scores(path, users, items, labels, scores, logits=stage.config.scores_are_logits)
     if "test" in splits:
         found |= _warm_and_cold(stage, scores)
     seconds["score"], lap = perf_counter() - lap, perf_counter()

@@ -12,7 +12,7 @@ import transformers
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
-from recbole_cora.prompts import load_template
+from recbole_cora.prompts.template import load_template
 from tests.llms import OPTIONS, SMALL
 
 USERS, ITEMS, RATINGS = 12, 30, 20

@@ -18,17 +18,18 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_cora import loss_in_parts, metrics, repairs
-from recbole_cora.config import CoraConfig
-from recbole_cora.llm_choice import with_llm
+from recbole_cora import metrics, repairs
+from recbole_cora.data.ratings import load_ratings
+from recbole_cora.data.recbole_dataset import ROW
+from recbole_cora.llm.choice import with_llm
 from recbole_cora.metrics import auc
-from recbole_cora.parts import ready_parts
+from recbole_cora.parts.ready import ready_parts
 from recbole_cora.prepare.command import prepare_command
-from recbole_cora.ratings import load_ratings
 from recbole_cora.registry import model_class
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.settings.resolve import declared_settings, resolve
-from recbole_cora.stage import Stage
+from recbole_cora.training import loss_in_parts
+from recbole_cora.training.stage import Stage
 
 SMALL: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 100, "tiny_hidden": 32, "tiny_layers": 2, "epochs": 2, "steps_per_epoch": 3,

@@ -9,7 +9,8 @@ import torch
 from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import WeightTarget
 from recbole_cora.llm.frozen import FrozenLLM
-from recbole_cora.prompts import PromptEncoder, load_template
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.template import load_template
 
 SMALL: dict[str, Any] = {
     "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,

@@ -19,13 +19,15 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 import recbole_cora
-from recbole_cora import cache, evidence, metrics, repairs, row_prompts
-from recbole_cora.board import Board, silence_threads
+from recbole_cora import cache, metrics, repairs
+from recbole_cora.cf import evidence
 from recbole_cora.cli import main
 from recbole_cora.errors import CheckpointError, LLMError, WriteError
 from recbole_cora.llm import hub
 from recbole_cora.parts import llm as llm_part
 from recbole_cora.parts import stages
+from recbole_cora.prompts import rows as row_prompts
+from recbole_cora.training.board import Board, silence_threads
 
 TINY: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 2, "epochs": 1,

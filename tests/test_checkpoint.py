@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from recbole_cora import checkpoint
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
+from recbole_cora.training import checkpoint
 
 IDENTITY = {"model": "Line", "split of the rows": "abc"}
 

@@ -21,10 +21,10 @@ from recbole_cora import cli, metrics, repairs
 from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
 from recbole_cora.compare.runs import Run, _signals
 from recbole_cora.compare.table import rows_of, write_report
-from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.files import write_json
 from recbole_cora.registry import model_class
+from recbole_cora.settings.recbole_config import CoraConfig
 
 FILE = """
 dataset: toy

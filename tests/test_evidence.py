@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from recbole_cora import metrics, repairs
-from recbole_cora.config import CoraConfig
-from recbole_cora.evidence import leave_out, out_of_fold_scores
-from recbole_cora.protocol import histories
-from recbole_cora.ratings import Ratings, load_ratings
+from recbole_cora.cf.evidence import leave_out, out_of_fold_scores
+from recbole_cora.cf.pair_features import averages, colikes, random_parts
+from recbole_cora.data.protocol import histories
+from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
-from recbole_cora.row_features import averages, colikes, random_parts
-from recbole_cora.stage import Stage
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training.stage import Stage
 
 repairs.apply_all()
 metrics.register()

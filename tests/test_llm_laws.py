@@ -20,7 +20,8 @@ from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import FAMILIES, WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.tiny import make_tiny_llm
-from recbole_cora.prompts import PromptEncoder, load_template
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.template import load_template
 from tests.llms import OPTIONS, SMALL, N, prompts, random_weights
 
 

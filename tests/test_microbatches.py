@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recbole_cora import run
 from recbole_cora.errors import CoraError
-from recbole_cora.microbatches import MicroBatches
+from recbole_cora.training.microbatches import MicroBatches
 
 
 def loss_of(model: nn.Module, most: int | None = None) -> Any:

@@ -14,9 +14,10 @@ from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.models.binary_codes import code_text
-from recbole_cora.prompts import Asked, PromptEncoder, load_template
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.template import Asked, load_template
 from recbole_cora.registry import OURS
-from recbole_cora.stage import Stage
+from recbole_cora.training.stage import Stage
 from tests.contract import ModelContract, world
 from tests.llms import prompts, random_weights
 

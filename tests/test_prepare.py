@@ -15,10 +15,10 @@ import pytest
 
 from recbole_cora import repairs
 from recbole_cora.cli import main
+from recbole_cora.data.protocol import NO_SPLIT, split_all_in_time, split_in_windows, warm_rows
 from recbole_cora.errors import DataError
 from recbole_cora.files import finish_replacing, replace_files
 from recbole_cora.prepare.recipe import NO_HISTORY
-from recbole_cora.protocol import NO_SPLIT, split_all_in_time, split_in_windows, warm_rows
 
 DAY = 86_400
 JUNE_2001 = 991_353_600  # 2001-06-01T00:00:00Z

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_cora.data.ratings import load_ratings
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
-from recbole_cora.prompts import BUILT_IN, Asked, PromptEncoder, Template, clean_title, load_template
-from recbole_cora.ratings import load_ratings
-from recbole_cora.row_prompts import RowPrompts
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.rows import RowPrompts
+from recbole_cora.prompts.template import BUILT_IN, Asked, Template, clean_title, load_template
 from tests.conftest import write_toy
 from tests.test_ratings import SETTINGS
 

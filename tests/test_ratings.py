@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.errors import DataError
-from recbole_cora.ratings import Ratings, load_ratings
 from tests.conftest import write_toy
 
 SETTINGS: dict[str, Any] = {

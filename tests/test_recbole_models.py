@@ -19,15 +19,16 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType, get_trainer
 from torch import nn
 
-from recbole_cora import loss_in_parts, metrics, repairs, run
-from recbole_cora.config import CoraConfig
+from recbole_cora import metrics, repairs, run
+from recbole_cora.data.ratings import load_ratings
+from recbole_cora.data.recbole_needs import one_line
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
 from recbole_cora.metrics import scores_are_logits
 from recbole_cora.models.averages import Averages
-from recbole_cora.ratings import load_ratings
-from recbole_cora.recbole_needs import one_line
 from recbole_cora.registry import model_class, recbole_models
-from recbole_cora.stage import Stage
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training import loss_in_parts
+from recbole_cora.training.stage import Stage
 from tests.conftest import ITEMS, USERS, write_toy
 
 ITEM, USER = ["item_id", "class", "year", "brand", "vec"], ["user_id", "age", "gender", "likes", "taste"]

@@ -19,9 +19,9 @@ from recbole.trainer import Trainer
 
 import recbole_cora
 from recbole_cora import repairs
-from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
-from recbole_cora.trainer import _OurTrainer
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training.trainer import _OurTrainer
 from tests.conftest import write_toy
 
 

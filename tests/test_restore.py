@@ -12,8 +12,8 @@ import pytest
 import recbole_cora
 from recbole_cora import cli
 from recbole_cora.errors import CheckpointError
-from recbole_cora.restore import read_run
 from recbole_cora.settings.resolve import declared_settings
+from recbole_cora.settings.restore import read_run
 
 COMMON: dict[str, Any] = {"show_progress": False, "save_scores": True, "references": False, "seed": 5}
 LLM: dict[str, Any] = {

@@ -22,11 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import recbole_cora
-from recbole_cora import files, metrics, repairs, run_folder, training_state
-from recbole_cora.config import CoraConfig
+from recbole_cora import files, metrics, repairs
 from recbole_cora.errors import CheckpointError, CoraError, WriteError
 from recbole_cora.registry import model_class
-from recbole_cora.trainer import _OurTrainer
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training import run_folder
+from recbole_cora.training import state as training_state
+from recbole_cora.training.trainer import _OurTrainer
 
 CORA: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 5, "hidden": 32,

@@ -10,7 +10,7 @@ import pytest
 
 import recbole_cora
 from recbole_cora.errors import CheckpointError, SettingError
-from recbole_cora.prompts import PromptEncoder
+from recbole_cora.prompts.encoder import PromptEncoder
 from tests.conftest import write_toy
 
 SMALL: dict[str, Any] = {"epochs": 2, "show_progress": False, "seed": 3}

@@ -11,8 +11,7 @@ import pytest
 from recbole.config import Config
 
 from recbole_cora import metrics, repairs
-from recbole_cora.cf import PAIR_EMBEDDINGS
-from recbole_cora.config import CoraConfig, is_label_aware
+from recbole_cora.cf.encoder import PAIR_EMBEDDINGS
 from recbole_cora.errors import SettingError
 from recbole_cora.registry import OURS, model_class, recbole_models
 from recbole_cora.settings.kinds import defaults_of, settings_of_group
@@ -22,6 +21,7 @@ from recbole_cora.settings.parts import ENCODERS, EVIDENCE, PARTS
 from recbole_cora.settings.presets import tiny_preset
 from recbole_cora.settings.reading import PROPERTIES, parse_arguments, read_value, read_yaml
 from recbole_cora.settings.recbole import recbole_model_kinds
+from recbole_cora.settings.recbole_config import CoraConfig, is_label_aware
 from recbole_cora.settings.resolve import declared_settings, resolve
 
 repairs.apply_all()

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from recbole_cora import metrics, repairs
-from recbole_cora.config import CoraConfig
-from recbole_cora.ratings import load_ratings
+from recbole_cora.data.ratings import load_ratings
+from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.registry import model_class
-from recbole_cora.rows_dataset import ROW
-from recbole_cora.stage import Stage, _stops_between_steps
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training.stage import Stage, _stops_between_steps
 
 
 def make(model: str) -> Stage:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.errors import CoraError, SettingError, nearest, raise_all
-from recbole_cora.llm_choice import with_llm
+from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.reading import PROPERTIES, read_yaml
 from recbole_cora.settings.resolve import Settings, check_names, declared_settings, resolve
 

@@ -10,7 +10,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recbole_cora.controls import CFEncoder
+from recbole_cora.cf.controls import CFEncoder
 
 
 class BinaryCodes(GeneralRecommender):

@@ -18,12 +18,12 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recbole_cora.controls import CFEncoder
+from recbole_cora.cf.controls import CFEncoder
+from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.vectors import SlotVectors
-from recbole_cora.row_prompts import RowPrompts
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.prompts.rows import RowPrompts
 
 
 class CoLLM(GeneralRecommender):

@@ -11,8 +11,8 @@ from recbole.utils import InputType, ModelType
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from recbole_cora.row_features import averages, colikes, counts, overlap, taste
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.cf.pair_features import averages, colikes, counts, overlap, taste
+from recbole_cora.data.recbole_dataset import ROW
 
 _WHOLE_HISTORY = 10**6
 

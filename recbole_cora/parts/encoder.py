@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from recbole.utils import ModelType
 
-from recbole_cora.cf import FrozenEncoder
-from recbole_cora.config import CoraConfig
-from recbole_cora.controls import CFEncoder, ControlledEncoder
-from recbole_cora.evidence import evidence_of
+from recbole_cora.cf.controls import CFEncoder, ControlledEncoder
+from recbole_cora.cf.encoder import FrozenEncoder
+from recbole_cora.cf.evidence import evidence_of
+from recbole_cora.data.protocol import SPLITS
+from recbole_cora.data.ratings import Ratings
+from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.models.binary_codes import code_text
 from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
-from recbole_cora.protocol import SPLITS
-from recbole_cora.ratings import Ratings
+from recbole_cora.prompts.rows import Features
 from recbole_cora.registry import model_class
-from recbole_cora.restore import read_run
-from recbole_cora.row_prompts import Features
-from recbole_cora.rows_dataset import ROW
-from recbole_cora.stage import Stage
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.settings.restore import read_run
+from recbole_cora.training.stage import Stage
 
 
 def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stage]:

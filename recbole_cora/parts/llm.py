@@ -8,16 +8,17 @@ from pathlib import Path
 
 from recbole_cora import processes
 from recbole_cora.cache import cached
-from recbole_cora.config import CoraConfig
+from recbole_cora.data.ratings import Ratings
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.files import content_key
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import show_loading_bars
 from recbole_cora.llm.tiny import VERSION as TINY_VERSION
 from recbole_cora.llm.tiny import make_tiny_llm
-from recbole_cora.prompts import PromptEncoder, clean_title, load_template
-from recbole_cora.ratings import Ratings
-from recbole_cora.row_prompts import Features, RowPrompts, titles_of
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.rows import Features, RowPrompts, titles_of
+from recbole_cora.prompts.template import clean_title, load_template
+from recbole_cora.settings.recbole_config import CoraConfig
 
 log = logging.getLogger()
 

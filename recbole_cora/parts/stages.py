@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.cache import cached
-from recbole_cora.config import CoraConfig
+from recbole_cora.data.ratings import Ratings
 from recbole_cora.files import content_key, write_json
-from recbole_cora.ratings import Ratings
 from recbole_cora.registry import model_class
-from recbole_cora.stage import VERSION as STAGE_VERSION
-from recbole_cora.stage import ModelMaker, Stage
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training.stage import VERSION as STAGE_VERSION
+from recbole_cora.training.stage import ModelMaker, Stage
 
 log = logging.getLogger()
 

@@ -11,13 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recbole_cora.data.protocol import SPLITS
 from recbole_cora.errors import SettingError, raise_all
 from recbole_cora.files import finish_replacing
 from recbole_cora.prepare import amazon, movielens, table
 from recbole_cora.prepare.download import download
 from recbole_cora.prepare.problems import Problems
 from recbole_cora.prepare.recipe import Recipe, counts_line, prepare
-from recbole_cora.protocol import SPLITS
 
 log = logging.getLogger()
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from recbole_cora.data.protocol import Array
 from recbole_cora.errors import DataError
 from recbole_cora.prepare.problems import FileProblems
-from recbole_cora.protocol import Array
 
 #: Timestamps that can be meant: 1970 to 2100, in Unix seconds.
 _LAST_SECOND = 4_102_444_800

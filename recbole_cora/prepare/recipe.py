@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cora.errors import DataError, raise_all
-from recbole_cora.files import json_text, replace_files
-from recbole_cora.prepare.problems import Problems
-from recbole_cora.prepare.raw import Raw
-from recbole_cora.protocol import (
+from recbole_cora.data.protocol import (
     NO_SPLIT,
     SPLITS,
     Array,
@@ -27,6 +23,10 @@ from recbole_cora.protocol import (
     split_in_windows,
     warm_rows,
 )
+from recbole_cora.errors import DataError, raise_all
+from recbole_cora.files import json_text, replace_files
+from recbole_cora.prepare.problems import Problems
+from recbole_cora.prepare.raw import Raw
 
 log = logging.getLogger()
 

@@ -12,7 +12,7 @@ METRICS = ("AUC", "UAUC", "LogLoss", "MAE", "RMSE")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows: which ratings are rows, their labels and splits (recbole_cora/ratings.py)."""
+    """Rows: which ratings are rows, their labels and splits (recbole_cora/data/ratings.py)."""
 
     eval_args: dict[str, Any] = setting(
         {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "labeled"},

@@ -79,20 +79,22 @@ class Encoder:
     needed_for: ClassVar[frozenset[str]] = frozenset({"encoder", "codes"})
 
     cf_encoder: str = setting(
-        "LGCN", "CF model whose embeddings are e_u and e_i (PAIR_EMBEDDINGS in recbole_cora/cf.py).", one_of=ENCODERS
+        "LGCN",
+        "CF model whose embeddings are e_u and e_i (see recbole_cora/cf/encoder.py).",
+        one_of=ENCODERS,
     )
     cf_config: dict[str, Any] = setting({}, "Settings of the encoder's own training, e.g. {learning_rate: 0.01}.")
     cf_presets: dict[str, Any] = setting({}, "The same by encoder, below cf_config: {MF: {...}, SAS: {...}}.")
     cf_checkpoint: str | None = setting(None, "Folder of an earlier run of an encoder, instead of training one.")
     cf_evidence: list[str] = setting(
         [],
-        "Numbers beside e_u and e_i (recbole_cora/evidence.py); all: every one. The paper has none.",
+        "Numbers beside e_u and e_i (recbole_cora/cf/evidence.py); all: every one. The paper has none.",
         one_of=EVIDENCE, word="all",
     )  # fmt: skip
     cf_folds: int = setting(4, "Parts of the train rows, for evidence that is out of fold.", least=2)
     cf_dropout: float = setting(0.0, "Dropout on e_u and e_i in training.", least=0, below=1)
     cf_vectors: str = setting(
-        "own", "own; or a control (recbole_cora/controls.py): zeroed, shuffled, random.", one_of=VECTORS
+        "own", "own; or a control (recbole_cora/cf/controls.py): zeroed, shuffled, random.", one_of=VECTORS
     )
 
 
@@ -125,7 +127,7 @@ class LoRA:
 
 @dataclass(frozen=True)
 class TALLRecStage:
-    """Stage 1 of CoLLM and BinLLM, a TALLRec of its own (recbole_cora/parts/__init__.py)."""
+    """Stage 1 of CoLLM and BinLLM, a TALLRec of its own (recbole_cora/parts/ready.py)."""
 
     file: ClassVar[str] = "tallrec"
     needed_for: ClassVar[frozenset[str]] = frozenset({"tallrec"})

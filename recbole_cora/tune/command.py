@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from recbole_cora.errors import SettingError, WriteError, raise_all
 from recbole_cora.files import check_writable, held, write_json
-from recbole_cora.llm_choice import with_llm
-from recbole_cora.report import METRICS
-from recbole_cora.restore import resolve_run
+from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.commands import TuneOptions, split_options
 from recbole_cora.settings.kinds import defaults_of, settings_of_group
 from recbole_cora.settings.reading import parse_arguments, read_yaml
 from recbole_cora.settings.resolve import resolve
+from recbole_cora.settings.restore import resolve_run
+from recbole_cora.summary import METRICS
 from recbole_cora.tune.search import search
 from recbole_cora.tune.space import Draw, draw_all, read_space, wrong_draws
 from recbole_cora.tune.trials import DONE, ENDED, best_first, read_trials, table, write_trials
@@ -186,12 +186,12 @@ def _with_machine(told: dict[str, Any]) -> dict[str, Any]:
 def _share_frozen_work(told: dict[str, Any]) -> None:
     """Make what every trial reads: prepared data, tokens, CF encoder, the tiny LLM. What it took is free afterwards."""
     from recbole_cora import metrics, repairs
-    from recbole_cora.config import CoraConfig
-    from recbole_cora.microbatches import free_memory
-    from recbole_cora.parts import ready_parts
+    from recbole_cora.data.ratings import load_ratings
+    from recbole_cora.parts.ready import ready_parts
     from recbole_cora.prepare.command import prepare_by_itself
-    from recbole_cora.ratings import load_ratings
     from recbole_cora.registry import model_class
+    from recbole_cora.settings.recbole_config import CoraConfig
+    from recbole_cora.training.microbatches import free_memory
 
     repairs.apply_all()
     metrics.register()

@@ -173,8 +173,8 @@ def trial(settings: dict[str, Any], told: dict[str, Any], folder: str) -> None:
     import torch
     from ray.air import session
 
-    from recbole_cora.microbatches import free_memory, is_out_of_memory
     from recbole_cora.quick_start import run
+    from recbole_cora.training.microbatches import free_memory, is_out_of_memory
 
     # Of a trial that ASHA stops, the thread ends before the next begins; ray would wait 2 seconds, and lose the next.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_cora.cache import cached
-from recbole_cora.config import CoraConfig
+from recbole_cora.cf.pair_features import averages, colikes, random_parts, taste
+from recbole_cora.data.protocol import NO_SPLIT, SPLITS
+from recbole_cora.data.ratings import Ratings
 from recbole_cora.files import content_key
-from recbole_cora.protocol import NO_SPLIT, SPLITS
-from recbole_cora.ratings import Ratings
-from recbole_cora.row_features import averages, colikes, random_parts, taste
-from recbole_cora.stage import VERSION as STAGE_VERSION
-from recbole_cora.stage import Stage
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training.stage import VERSION as STAGE_VERSION
+from recbole_cora.training.stage import Stage
 
 _TEST = SPLITS.index("test")
 #: Of the scores in the cache, in their key: raise it where the same encoder and rows get other out-of-fold scores.

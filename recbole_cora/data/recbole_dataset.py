@@ -16,13 +16,13 @@ import torch
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_cora.data.protocol import SPLITS
+from recbole_cora.data.ratings import Ratings
+from recbole_cora.data.recbole_needs import check_knowledge
 from recbole_cora.errors import DataError
-from recbole_cora.protocol import SPLITS
-from recbole_cora.ratings import Ratings
-from recbole_cora.recbole_needs import check_knowledge
 
 if TYPE_CHECKING:
-    from recbole_cora.config import CoraConfig
+    from recbole_cora.settings.recbole_config import CoraConfig
 
 #: Interaction field with the index of the row in `Ratings` (int64; a RecBole float would lose it past 2^24).
 ROW = "row"

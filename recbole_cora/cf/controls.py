@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_cora.cf import FrozenEncoder
-from recbole_cora.protocol import SPLITS
-from recbole_cora.ratings import Ratings
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.cf.encoder import FrozenEncoder
+from recbole_cora.data.protocol import SPLITS
+from recbole_cora.data.ratings import Ratings
+from recbole_cora.data.recbole_dataset import ROW
 
 
 class ControlledEncoder(nn.Module):

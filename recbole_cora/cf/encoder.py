@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.data.recbole_dataset import ROW
 
 #: (model, interaction of N rows) -> e_u [N, c], e_i [N, c].
 PairEmbedding = Callable[[Any, Any], tuple[Tensor, Tensor]]

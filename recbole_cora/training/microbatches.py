@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cora import processes, training_state
+from recbole_cora import processes
 from recbole_cora.errors import CoraError
+from recbole_cora.training import state as training_state
 
 log = logging.getLogger()
 

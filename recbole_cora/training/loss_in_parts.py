@@ -16,8 +16,9 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from recbole_cora import checkpoint, training_state
 from recbole_cora.errors import SettingError
+from recbole_cora.training import checkpoint
+from recbole_cora.training import state as training_state
 
 #: Rows that are measured, and of them the rows of the first part. Uneven: halves would hide a mean of means.
 _ROWS, _FIRST = 16, 5

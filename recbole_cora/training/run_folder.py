@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora import processes
-from recbole_cora.config import CoraConfig
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
 from recbole_cora.files import check_writable, held, hidden_folder, write_json
+from recbole_cora.settings.recbole_config import CoraConfig
 
 log = logging.getLogger()
 

@@ -22,15 +22,18 @@ from recbole.utils import get_trainer, init_seed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_cora import checkpoint, loss_in_parts, processes, recbole_needs, training_state
-from recbole_cora.config import CoraConfig
+from recbole_cora import processes
+from recbole_cora.data import recbole_needs
+from recbole_cora.data.protocol import SPLITS
+from recbole_cora.data.ratings import Ratings
+from recbole_cora.data.recbole_dataset import make_dataset
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import auc, logloss, uauc
-from recbole_cora.protocol import SPLITS
-from recbole_cora.ratings import Ratings
-from recbole_cora.rows_dataset import make_dataset
-from recbole_cora.trainer import Enough, make_trainer
+from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.training import checkpoint, loss_in_parts
+from recbole_cora.training import state as training_state
+from recbole_cora.training.trainer import Enough, make_trainer
 
 log = logging.getLogger()
 

@@ -13,12 +13,14 @@ from recbole.utils import get_trainer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from recbole_cora import checkpoint, processes, training_state
-from recbole_cora.board import Board, silence_threads
+from recbole_cora import processes
+from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped, WriteError
 from recbole_cora.metrics import UserCollector
-from recbole_cora.microbatches import MicroBatches
-from recbole_cora.rows_dataset import ROW
+from recbole_cora.training import checkpoint
+from recbole_cora.training import state as training_state
+from recbole_cora.training.board import Board, silence_threads
+from recbole_cora.training.microbatches import MicroBatches
 
 
 class Enough(BaseException):

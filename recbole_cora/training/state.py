@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_cora.checkpoint import read, write
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
+from recbole_cora.training.checkpoint import read, write
 
 log = logging.getLogger()
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_cora.data.protocol import SPLITS, Array, histories, order_of_rows, split_each_user, warm_rows
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
-from recbole_cora.protocol import SPLITS, Array, histories, order_of_rows, split_each_user, warm_rows
 
 #: Columns that hold an item's title, tried in this order where `title_field` is not set.
 _TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")

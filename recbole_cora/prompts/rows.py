@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_cora.cache import cached
+from recbole_cora.data.ratings import Ratings
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key, write_json
-from recbole_cora.prompts import Asked, PromptEncoder
-from recbole_cora.ratings import Ratings
+from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.template import Asked
 
 _ROWS_AT_ONCE = 2000
 #: Of the files in the cache, in its key: raise it where their layout changes, or which history a row's prompt shows.

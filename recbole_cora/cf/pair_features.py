@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recbole_cora.ratings import Ratings
+from recbole_cora.data.ratings import Ratings
 
 #: Pseudo-users of co-liking (an item that few liked is like no other), pseudo-rows of averages.
 _SMOOTHING = 5.0

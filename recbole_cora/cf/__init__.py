@@ -1,0 +1,1 @@
+"""What collaborative filtering knows of a pair: frozen encoders, evidence, and controls."""

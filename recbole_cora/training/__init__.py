@@ -1,0 +1,1 @@
+"""Training and scoring one model: stage, trainer, checkpoints, states, and the run folder."""
