@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.generator import CollaborativeWeightsGenerator
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.prefix import PrefixCache
+from recbole_cora.llm.reading import Reading
 from recbole_cora.llm.tiny import train_tokenizer
 
 #: Sizes of the Llama, of the generator (hidden, blocks, feed-forward), and of a batch.
@@ -56,7 +58,7 @@ class Ways:
         self.targets = weight_targets(self.llm.model, "qkvo")
         hidden, blocks, feed_forward = sizes["generator"]
         self.generator = CollaborativeWeightsGenerator(
-            MEMORY, {t.d_in for t in self.targets}, [(t.name, t.d_in, t.d_out) for t in self.targets], rank=RANK,
+            MEMORY, self.targets, rank=RANK,
             hidden=hidden, blocks=blocks, feed_forward=feed_forward,
         ).to(self.device)  # fmt: skip
         for B in self.generator.L_B.values():
@@ -86,7 +88,7 @@ class Ways:
     def _frozen(self, model: Any) -> FrozenLLM:
         tokenizer = wrap_tokenizer(train_tokenizer(["Answer with Yes or No. #Answer: Yes"] * 9, 300), 1024)
         llm = FrozenLLM(model, tokenizer, "random Llama")
-        assert llm.packed and llm.pruned and llm.shares_prefixes
+        assert llm.reading == Reading(packed=True, pruned=True, shares_prefixes=True)
         return llm
 
     def _batches(self) -> list[range]:
@@ -210,11 +212,13 @@ class Ways:
 
     @torch.no_grad()
     def weights_given(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.weights)
+        self.llm.score(self.prompts, Conditioning(self.targets, self.weights))
 
     @torch.no_grad()
     def cora(self) -> None:
-        self.llm.score(self.prompts, self.targets, self.generator.eval()(self.memory[: len(self.prompts)]))
+        self.llm.score(
+            self.prompts, Conditioning(self.targets, self.generator.eval()(self.memory[: len(self.prompts)]))
+        )
 
     def in_bfloat16(self, with_weights: bool) -> Callable[[], None]:
         """The packed engine in bfloat16, frozen or as CoRA."""
@@ -224,7 +228,7 @@ class Ways:
         @torch.no_grad()
         def score() -> None:
             made = self.generator.eval()(self.memory[: len(self.prompts)]) if with_weights else None
-            llm.score(self.prompts, targets, made)
+            llm.score(self.prompts, Conditioning(targets, made))
 
         return score
 
@@ -244,7 +248,7 @@ class Ways:
             self.llm.recompute = recompute
             questions = self.questions[: self.batch] if on_question else None
             made = self.generator.train()(self.memory[: self.batch])
-            return self.llm.score(self.prompts[: self.batch], self.targets, made, questions)
+            return self.llm.score(self.prompts[: self.batch], Conditioning(self.targets, made, questions))
 
         self._kept = PrefixCache(1 << 32)
         return lambda: self._step(scores, self.optimizer)
@@ -263,4 +267,4 @@ class Ways:
         self.llm.prefixes = PrefixCache(0)
         questions = [LONGEST - QUESTION] * CANDIDATES if on_question else None
         made = self.generator.eval()(self.memory[:CANDIDATES])
-        self.llm.score(self.candidates, self.targets, made, questions)
+        self.llm.score(self.candidates, Conditioning(self.targets, made, questions))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.generator import CollaborativeWeightsGenerator
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.deltas import PairWeights, attached
 from recbole_cora.llm.families import FAMILIES, WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
@@ -28,7 +29,7 @@ from tests.llms import OPTIONS, SMALL, N, prompts, random_weights
 def generator_for(targets: list[WeightTarget]) -> CollaborativeWeightsGenerator:
     torch.manual_seed(0)
     return CollaborativeWeightsGenerator(
-        12, {t.d_in for t in targets}, [(t.name, t.d_in, t.d_out) for t in targets],
+        12, targets,
         rank=4, queries=3, blocks=2, heads=2, hidden=16, feed_forward=24,
     )  # fmt: skip
 
@@ -77,7 +78,7 @@ def test_with_B_zero_the_llm_is_the_base_llm_bit_for_bit(llm: FrozenLLM) -> None
     """A generator that has not been trained changes no bit of any score."""
     targets = weight_targets(llm.model, "qkvof")
     weights = generator_for(targets).eval()(torch.randn(N, 1, 12))
-    assert torch.equal(llm.score(prompts(llm), targets, weights), llm.score(prompts(llm)))
+    assert torch.equal(llm.score(prompts(llm), Conditioning(targets, weights)), llm.score(prompts(llm)))
 
 
 @pytest.mark.parametrize("types", ["qkvof", "qk", "v", "o", "f"])
@@ -86,7 +87,7 @@ def test_a_delta_is_an_explicit_W_plus_dW(llm: FrozenLLM, types: str) -> None:
     """Two thin products per pair answer what the LLM with that pair's W + dW answers, and not what the base does."""
     targets = weight_targets(llm.model, types)
     weights = random_weights(targets)
-    scores = llm.score(prompts(llm), targets, weights)
+    scores = llm.score(prompts(llm), Conditioning(targets, weights))
     base = llm.score(prompts(llm))
     for n in range(N):
         explicit = merged(llm, targets, weights, n).score([prompts(llm)[n]])[0]
@@ -123,9 +124,9 @@ def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
     targets = weight_targets(llm.model, "qkvo")
     weights = random_weights(targets)
     ids = prompts(llm)
-    alone = torch.cat([llm.score([ids[n]], targets, weights.select([n])) for n in range(N)])
+    alone = torch.cat([llm.score([ids[n]], Conditioning(targets, weights.select([n]))) for n in range(N)])
     for llm.batch_tokens in (1, 100, 1000):
-        torch.testing.assert_close(llm.score(ids, targets, weights), alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(llm.score(ids, Conditioning(targets, weights)), alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -133,7 +134,7 @@ def test_deltas_are_gone_after_their_context_and_after_an_exception(llm: FrozenL
     """Nothing stays behind: neither a hook nor a changed weight."""
     targets = weight_targets(llm.model, "qkvof")
     before, base = llm.fingerprint(), llm.score(prompts(llm))
-    llm.score(prompts(llm), targets, random_weights(targets))
+    llm.score(prompts(llm), Conditioning(targets, random_weights(targets)))
     with pytest.raises(RuntimeError, match="on purpose"), attached(targets, random_weights(targets)):
         raise RuntimeError("on purpose")
     with pytest.raises(LLMError, match="5 pairs"), attached(targets, random_weights(targets)):
@@ -150,7 +151,7 @@ def test_a_training_step_moves_every_generator_weight_and_no_llm_weight(llm: Fro
         torch.nn.init.normal_(B)
     before = llm.fingerprint()
     optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
-    scores = llm.score(prompts(llm), targets, generator(torch.randn(N, 2, 12)))
+    scores = llm.score(prompts(llm), Conditioning(targets, generator(torch.randn(N, 2, 12))))
     torch.nn.functional.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0, 1, 0, 1])).backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -163,7 +164,7 @@ def test_the_first_step_from_B_zero_moves_only_B(llama: FrozenLLM) -> None:
     """As with LoRA: with B = 0 only B has a gradient, and that is enough to start."""
     targets = weight_targets(llama.model, "qkvo")
     generator = generator_for(targets).eval()
-    llama.score(prompts(llama), targets, generator(torch.randn(N, 1, 12))).sum().backward()
+    llama.score(prompts(llama), Conditioning(targets, generator(torch.randn(N, 1, 12)))).sum().backward()
     assert all(B.grad is not None and B.grad.abs().max() > 0 for B in generator.L_B.values())
     assert all(p.grad is None or not p.grad.any() for p in generator.blocks.parameters())
 
@@ -222,7 +223,7 @@ def test_weights_of_another_llm_are_refused(llama: FrozenLLM) -> None:
         (PairWeights(good.A, {name: B[:, :8] for name, B in good.B.items()}, 2.0), "expected"),
     ):
         with pytest.raises(LLMError, match=what):
-            llama.score(prompts(llama), targets, bad)
+            llama.score(prompts(llama), Conditioning(targets, bad))
 
 
 def test_what_cannot_be_an_llm_is_refused_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
+from recbole_cora.llm.reading import PADDED
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.models.binary_codes import code_text
 from recbole_cora.prompts.encoder import PromptEncoder
@@ -140,22 +142,22 @@ def test_a_lora_and_deltas_on_one_llm_do_not_meet(llm: FrozenLLM) -> None:
     targets = weight_targets(llm.model, "qkvo")
     weights = random_weights(targets)
     with torch.no_grad():
-        plain, conditioned = llm.score(ids), llm.score(ids, targets, weights)
+        plain, conditioned = llm.score(ids), llm.score(ids, Conditioning(targets, weights))
     state = {name: tensor.clone() for name, tensor in llm.model.state_dict().items()}
     lora = SharedLoRA(llm.model, weight_targets(llm.model, "qv"), rank=2, alpha=4, dropout=0.0)
-    torch.testing.assert_close(llm.score(ids, lora=lora), plain)  # B is zero
+    torch.testing.assert_close(llm.score(ids, Conditioning(lora=lora)), plain)  # B is zero
     for parameter in lora.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    llm.score(ids, lora=lora).sum().backward()
+    llm.score(ids, Conditioning(lora=lora)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in lora.parameters())
     with torch.no_grad():
-        assert not torch.allclose(llm.score(ids, lora=lora), plain, atol=1e-3)
+        assert not torch.allclose(llm.score(ids, Conditioning(lora=lora)), plain, atol=1e-3)
         assert torch.equal(llm.score(ids), plain)
-        assert torch.equal(llm.score(ids, targets, weights), conditioned)
+        assert torch.equal(llm.score(ids, Conditioning(targets, weights)), conditioned)
     now = llm.model.state_dict()
     assert now.keys() == state.keys() and all(torch.equal(now[name], tensor) for name, tensor in state.items())
     other = SharedLoRA(llm.model, weight_targets(llm.model, "qv"), rank=2, alpha=4, dropout=0.0)
-    torch.testing.assert_close(llm.score(ids, lora=other), plain)  # nor do two LoRAs meet
+    torch.testing.assert_close(llm.score(ids, Conditioning(lora=other)), plain)  # nor do two LoRAs meet
 
 
 def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
@@ -170,16 +172,16 @@ def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
     ]
     with torch.no_grad():
         plain = llm.score(ids)
-    packed = llm.packed
-    for way in ({"packed": packed}, {"packed": False}, {"recompute": True}):
+    fastest = llm.reading
+    for way in ({"reading": fastest}, {"reading": PADDED}, {"recompute": True}):
         for name, value in way.items():
             setattr(llm, name, value)
         vectors = table(known).detach().clone().requires_grad_()
-        found = llm.score(blank, slots=SlotVectors(places, vectors))
+        found = llm.score(blank, Conditioning(slots=SlotVectors(places, vectors)))
         torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
         found.sum().backward()
         assert vectors.grad is not None and vectors.grad.flatten(1).any(dim=1).all()
-        llm.packed, llm.recompute = packed, False
+        llm.reading, llm.recompute = fastest, False
 
 
 def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
@@ -192,7 +194,7 @@ def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
         lora = SharedLoRA(llama.model, weight_targets(llama.model, "qv"), rank=2, alpha=4, dropout=0.0)
         for parameter in lora.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        llama.score(ids, lora=lora).sum().backward()
+        llama.score(ids, Conditioning(lora=lora)).sum().backward()
         found.append([parameter.grad for parameter in lora.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

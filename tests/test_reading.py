@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ import transformers
 from torch import Tensor
 
 from recbole_cora.errors import LLMError, SettingError
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.prefix import PrefixCache
+from recbole_cora.llm.reading import PADDED, Reading
 from tests.llms import SMALL, N, prompts, random_weights
 
-#: Ways of reading, by what they set on a FrozenLLM.
+#: Ways of reading: at most what is named here (a family may allow less), and other attributes of a FrozenLLM.
 WAYS: dict[str, dict[str, Any]] = {
-    "padded": {"packed": False, "pruned": False, "shares_prefixes": False},
-    "padded, recomputed": {"packed": False, "pruned": False, "shares_prefixes": False, "recompute": True},
-    "packed": {"pruned": False, "shares_prefixes": False},
-    "pruned": {"shares_prefixes": False},
+    "padded": {"reading": PADDED},
+    "padded, recomputed": {"reading": PADDED, "recompute": True},
+    "packed": {"reading": Reading(packed=True)},
+    "pruned": {"reading": Reading(packed=True, pruned=True)},
     "small rows": {"batch_tokens": 50},
     "recomputed": {"recompute": True},
     "kept prefixes": {"prefixes": PrefixCache(1 << 20)},
@@ -40,7 +43,9 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def set_way(llm: FrozenLLM, way: dict[str, Any]) -> None:
     for name, value in copy.deepcopy(way).items():
-        setattr(llm, name, value and getattr(llm, name) if value is True and name != "recompute" else value)
+        if isinstance(value, Reading):
+            value = replace(value, pruned=value.pruned and llm.reading.pruned)
+        setattr(llm, name, value)
 
 
 @contextmanager
@@ -92,8 +97,8 @@ def test_every_way_gives_the_scores_and_gradients_of_explicit_deltas(llm: Frozen
         theirs = reference(llm, targets, weights, questions or [0] * N)
         their_gradients = torch.autograd.grad((theirs * scale).sum(), leaves)
         set_way(llm, way)
-        ours = llm.score(prompts(llm), targets, weights, questions)
-        again = llm.score(prompts(llm), targets, weights, questions)
+        ours = llm.score(prompts(llm), Conditioning(targets, weights, questions))
+        again = llm.score(prompts(llm), Conditioning(targets, weights, questions))
         gradients = torch.autograd.grad((again * scale).sum(), leaves)
         assert (ours - theirs).abs().max() < 1e-5 and torch.equal(ours, again)
         for one, other in zip(gradients, their_gradients, strict=True):
@@ -104,8 +109,8 @@ def test_the_question_is_the_frozen_models_before_it_begins(llama: FrozenLLM) ->
     """What comes before a question is read without the weights, so they change less than on the whole prompt."""
     targets = weight_targets(llama.model, "qkvo")
     weights = random_weights(targets)
-    whole = llama.score(prompts(llama), targets, weights)
-    question = llama.score(prompts(llama), targets, weights, QUESTIONS)
+    whole = llama.score(prompts(llama), Conditioning(targets, weights))
+    question = llama.score(prompts(llama), Conditioning(targets, weights, QUESTIONS))
     assert (whole - question).abs().min() > 1e-4
 
 
@@ -123,15 +128,18 @@ def test_a_prefix_is_read_once(llama: FrozenLLM, monkeypatch: pytest.MonkeyPatch
     history = list(range(10, 40))
     candidates = [[*history, 50 + n, 60] for n in range(N)]
     weights, questions = random_weights(targets), [len(history)] * N
-    alone = [llama.score([ids], targets, weights.select([n]), [0 + len(history)]) for n, ids in enumerate(candidates)]
+    alone = [
+        llama.score([ids], Conditioning(targets, weights.select([n]), [0 + len(history)]))
+        for n, ids in enumerate(candidates)
+    ]
     read.clear()
-    together = llama.score(candidates, targets, weights, questions)
+    together = llama.score(candidates, Conditioning(targets, weights, questions))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
     assert read == [len(history), 2 * N]
     llama.prefixes = PrefixCache(1 << 20)
-    llama.score(candidates, targets, weights, questions)
+    llama.score(candidates, Conditioning(targets, weights, questions))
     read.clear()
-    assert torch.equal(llama.score(candidates, targets, weights, questions), together)
+    assert torch.equal(llama.score(candidates, Conditioning(targets, weights, questions)), together)
     assert read == [2 * N] and len(llama.prefixes) == 1
 
 
@@ -150,7 +158,7 @@ def test_a_full_cache_keeps_what_it_has() -> None:
 def test_a_question_outside_its_prompt_is_refused(llama: FrozenLLM, start: int) -> None:
     targets = weight_targets(llama.model, "q")
     with pytest.raises(LLMError, match="outside its prompt"):
-        llama.score(prompts(llama), targets, random_weights(targets), [start] * N)
+        llama.score(prompts(llama), Conditioning(targets, random_weights(targets), [start] * N))
 
 
 def test_what_cannot_be_packed_is_read_padded_and_said(
@@ -166,26 +174,26 @@ def test_what_cannot_be_packed_is_read_padded_and_said(
     monkeypatch.setattr(packed.Packing, "positions", lambda self: torch.arange(sum(self.lengths)).unsqueeze(0) * 7)
     with caplog.at_level("INFO"):
         other = FrozenLLM.load(str(folders["llama"]), dtype="float32")
-    assert not other.packed and not other.pruned and "not packed" in caplog.text
+    assert not other.reading.packed and not other.reading.pruned and "not packed" in caplog.text
     torch.testing.assert_close(other.score(prompts(other)), expected, atol=1e-5, rtol=0)
 
 
 def test_every_family_of_the_table_is_packed(llm: FrozenLLM) -> None:
     """None of the known families falls back; GPT-2's own code reshapes by the row, so its last block is not pruned."""
-    assert llm.packed and llm.shares_prefixes
-    assert llm.pruned or llm.model.config.model_type == "gpt2"
+    assert llm.reading.packed and llm.reading.shares_prefixes
+    assert llm.reading.pruned or llm.model.config.model_type == "gpt2"
 
 
 def test_bfloat16_stays_near_float32(folders: dict[str, Path]) -> None:
     """Scores within 2 % of their spread; every way of reading too."""
     exact = FrozenLLM.load(str(folders["llama"]), dtype="float32")
     coarse = FrozenLLM.load(str(folders["llama"]), dtype="bfloat16")
-    assert coarse.dtype == "bfloat16" and coarse.packed and coarse.fingerprint() == exact.fingerprint()
+    assert coarse.dtype == "bfloat16" and coarse.reading.packed and coarse.fingerprint() == exact.fingerprint()
     weights = random_weights(targets := weight_targets(exact.model, "qkvo"))
     own = weight_targets(coarse.model, "qkvo")
     for questions in (None, QUESTIONS):
-        truth = exact.score(prompts(exact), targets, weights, questions)
-        scores = coarse.score(prompts(coarse), own, weights, questions)
+        truth = exact.score(prompts(exact), Conditioning(targets, weights, questions))
+        scores = coarse.score(prompts(coarse), Conditioning(own, weights, questions))
         assert scores.dtype == torch.float32
         assert (scores - truth).abs().max() < 0.02 * (truth.max() - truth.min())
 
@@ -199,13 +207,13 @@ def test_an_offloaded_llm_is_the_llm(folders: dict[str, Path], tmp_path: Path) -
         str(folders["llama"]), dtype="float32", device_map=places, offload_folder=str(tmp_path / "offloaded")
     )
     assert next(other.model.model.layers[1].parameters()).is_meta
-    assert other.pruned and other.shares_prefixes and other.fingerprint() == whole.fingerprint()
+    assert other.reading.pruned and other.reading.shares_prefixes and other.fingerprint() == whole.fingerprint()
     found = []
     for one in (whole, other):
         targets = weight_targets(one.model, "qkvo")
         weights, leaves = grad_weights(targets)
         for questions in (None, QUESTIONS):
-            scores = one.score(prompts(one), targets, weights, questions)
+            scores = one.score(prompts(one), Conditioning(targets, weights, questions))
             found.append([scores, *torch.autograd.grad(scores.square().sum(), leaves)])
     for ours, theirs in zip(found[2:], found[:2], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -224,11 +232,11 @@ def test_a_quantised_llm_takes_the_same_deltas(folders: dict[str, Path], tmp_pat
     FrozenLLM.load(str(folders["llama"])).tokenizer.save_pretrained(tmp_path)
     whole = FrozenLLM.load(str(tmp_path), dtype="float32")
     small = FrozenLLM.load(str(tmp_path), dtype="float32", quantised=kind)
-    assert small.packed and small.pruned and small.fingerprint() != whole.fingerprint()
+    assert small.reading.packed and small.reading.pruned and small.fingerprint() != whole.fingerprint()
     weights = random_weights(own := weight_targets(small.model, "qkvo"))
-    scores = small.score(prompts(small), own, weights)
+    scores = small.score(prompts(small), Conditioning(own, weights))
     explicit = reference(small, own, weights, [0] * N)
-    unrounded = whole.score(prompts(whole), weight_targets(whole.model, "qkvo"), weights)
+    unrounded = whole.score(prompts(whole), Conditioning(weight_targets(whole.model, "qkvo"), weights))
     spread = unrounded.max() - unrounded.min()
     assert (scores - explicit).abs().max() < 0.05 * spread
     assert 0 < (scores - unrounded).abs().max() < spread

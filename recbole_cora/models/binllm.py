@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.data.recbole_dataset import ROW
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.prompts.rows import RowPrompts
@@ -42,7 +43,7 @@ class BinLLM(GeneralRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Logits [N]."""
-        return self.llm.score(self.prompts.of(interaction[ROW].tolist()), lora=self.lora)
+        return self.llm.score(self.prompts.of(interaction[ROW].tolist()), Conditioning(lora=self.lora))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.cf.controls import CFEncoder
 from recbole_cora.data.recbole_dataset import ROW
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.vectors import SlotVectors
@@ -64,7 +65,7 @@ class CoLLM(GeneralRecommender):
         vectors = self.mean + self.spread * self.mapping(torch.stack(sides, dim=1))  # [N, 2, d]
         rows = interaction[ROW].tolist()
         slots = SlotVectors(self.prompts.slots(rows), vectors)
-        return self.llm.score(self.prompts.of(rows), slots=slots, lora=self.lora)
+        return self.llm.score(self.prompts.of(rows), Conditioning(slots=slots, lora=self.lora))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

@@ -17,6 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recbole_cora.cf.controls import CFEncoder
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.generator import CollaborativeWeightsGenerator
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.prompts.rows import RowPrompts
@@ -44,8 +45,7 @@ class CoRA(GeneralRecommender):
         self.cf_dropout = nn.Dropout(config["cf_dropout"])
         self.generator = CollaborativeWeightsGenerator(
             memory_size=encoder.memory_size,
-            widths={t.d_in for t in self.targets},
-            targets=[(t.name, t.d_in, t.d_out) for t in self.targets],
+            targets=self.targets,
             rank=config["rank"],
             queries=config["queries"],
             blocks=config["blocks"],
@@ -64,7 +64,8 @@ class CoRA(GeneralRecommender):
         memory = torch.cat([self.cf_dropout(torch.cat([e_u, e_i], dim=-1)), evidence], dim=-1)
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
         rows = interaction[ROW].tolist()
-        return self.llm.score(self.prompts.of(rows), self.targets, weights, self.prompts.questions(rows))  # (5), (6)
+        conditioning = Conditioning(self.targets, weights, self.prompts.questions(rows))
+        return self.llm.score(self.prompts.of(rows), conditioning)  # (5), (6)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Binary cross-entropy on the label; eq. (7)."""

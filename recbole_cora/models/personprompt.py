@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.data.recbole_dataset import ROW
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.prompts.rows import RowPrompts
@@ -44,7 +45,7 @@ class PersonPrompt(GeneralRecommender):
         rows = interaction[ROW].tolist()
         own = [self.users(interaction[self.USER_ID]), self.items(interaction[self.ITEM_ID])]
         vectors = self.mean + self.spread * torch.stack(own, dim=1)  # [N, 2, d]
-        return self.llm.score(self.prompts.of(rows), slots=SlotVectors(self.prompts.slots(rows), vectors))
+        return self.llm.score(self.prompts.of(rows), Conditioning(slots=SlotVectors(self.prompts.slots(rows), vectors)))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

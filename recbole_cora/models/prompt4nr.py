@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recbole_cora.data.recbole_dataset import ROW
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.vectors import SlotVectors
@@ -49,7 +50,7 @@ class Prompt4NR(GeneralRecommender):
         rows = interaction[ROW].tolist()
         vectors = (self.mean + self.spread * self.soft.weight).expand(len(rows), -1, -1)  # [N, 6, d]
         slots = SlotVectors(self.prompts.slots(rows), vectors)
-        return self.llm.score(self.prompts.of(rows), slots=slots, lora=self.lora)
+        return self.llm.score(self.prompts.of(rows), Conditioning(slots=slots, lora=self.lora))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])
