@@ -1,4 +1,4 @@
-"""Which two tokens are the LLM's Yes and No."""
+"""The two tokens that are the LLM's Yes and No."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 from recbole_cora.errors import LLMError
 
-#: How every prompt ends.
+#: The end of every prompt.
 QUESTION = 'Answer with "Yes" or "No". \n#Answer:'
 
 
 def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
-    """The ids of the two answers as they follow `#Answer:`, with the space before them if that is one token each.
+    """Return the token ids of the two answers as they follow `#Answer:`, with a leading space if that is one token.
 
     Raises:
         LLMError: an answer is more than one token, or both are the same.
     """
     question = tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-    seen = []
+    attempts = []
     for space in (" ", ""):
         tails = []
         for answer in answers:
@@ -25,8 +25,8 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
             tails.append(ids[len(question) :] if ids[: len(question)] == question else [])
         if all(len(tail) == 1 for tail in tails) and tails[0] != tails[1]:
             return tails[0][0], tails[1][0]
-        seen += [tokenizer.convert_ids_to_tokens(tail) for tail in tails]
+        attempts += [tokenizer.convert_ids_to_tokens(tail) for tail in tails]
     raise LLMError(
         f"the answers {answers[0]!r} and {answers[1]!r} are not two single tokens of this LLM after '#Answer:': "
-        f"{seen}; choose other answers"
+        f"{attempts}; choose other answers"
     )

@@ -1,11 +1,11 @@
-"""The deltas dW(u,i) = A(u,i) L_B, added to a frozen LLM while it reads a batch of prompts.
+"""The deltas dW(u,i) = A(u,i) L_B, added to a frozen LLM while it reads a batch of prompts: equation (5).
 
 Legend: N pairs, L tokens, d_in and d_out the widths of one projection, r rank.
 
-`W' = W + dW(u,i)` (5) is never formed: a forward hook on each projection adds the two thin products
-`scale * (x A(u,i)) B` to what the projection answers, each pair with its own A. The pairs' tokens are the rows of a
-padded batch [N, L, d], or follow one another in one packed row [1, T, d]. The LLM's weights are read, never written, so
-a delta cannot outlive its context.
+`W' = W + dW(u,i)` is never formed: a forward hook adds the two thin products `scale * (x A(u,i)) B` to each
+projection's output, with a separate A for each pair. The pairs' tokens are the rows of a padded batch [N, L, d], or
+follow one another in one packed row [1, T, d]. The LLM's weights are never written, so a delta cannot outlive its
+context.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from recbole_cora.llm.families import WeightTarget
 
 @dataclass(frozen=True, eq=False)
 class PairWeights:
-    """The collaborative weights of N pairs, as the two factors of (4).
+    """The collaborative weights of N pairs, as the two factors of equation (4).
 
     A: input width d_in -> [N, d_in, r]; one A(u,i) serves every layer and weight type of that width.
-    B: target name -> [r, d_out]; L_B, shared by all pairs.
+    B: target name -> [r, d_out]; L_B, which all pairs share.
     scale: alpha / r.
-    dropout: on x before A, only while `training`.
+    dropout: applied to x before A, only if `training`.
     """
 
     A: dict[int, Tensor]
@@ -40,12 +40,12 @@ class PairWeights:
     training: bool = False
 
     def select(self, index: Sequence[int] | Tensor) -> PairWeights:
-        """The weights of the pairs at `index`, in that order."""
+        """Return the weights of the pairs at `index`, in that order."""
         chosen = torch.as_tensor(index, dtype=torch.long)
         return replace(self, A={width: A[chosen.to(A.device)] for width, A in self.A.items()})
 
     def delta(self, target: WeightTarget, n: int) -> Tensor:
-        """dW of pair `n` at `target`, explicitly (for checks and export): [d_in, d_out], so x W^T + x dW."""
+        """Return dW of pair `n` at `target` as a matrix [d_in, d_out] for checks and export: y = x W^T + x dW."""
         return self.scale * self.A[target.d_in][n] @ self.B[target.name]
 
 
@@ -56,16 +56,16 @@ def attached(
     lengths: Sequence[int] | None = None,
     acting: Tensor | None = None,
 ) -> Iterator[None]:
-    """Within this context each target answers `W x + scale * (x A) B`, the tokens of pair n with pair n's A.
+    """Add `scale * (x A) B` to each target's output within this context, using pair n's A on pair n's tokens.
 
-    The hooks are removed on the way out, after an exception too.
+    The hooks are removed at the end, also after an exception.
 
     Args:
-        lengths: of the pairs' tokens in a packed row; None: x is a batch, row n of pair n.
-        acting: at which tokens the weights act [N, L, 1], or packed [1, T, 1]; None: at all.
+        lengths: number of tokens of each pair in a packed row; None means a padded batch, one row for each pair.
+        acting: mask of the tokens on which the weights act: [N, L, 1], or packed [1, T, 1]; None means every token.
 
     Raises:
-        LLMError: a target has no A of its width or no B of its shape, or a projection meets an x of another form.
+        LLMError: a target has no A of its width or no B of its shape, or a projection's input has another shape.
     """
     by_module: dict[int, list[WeightTarget]] = {}
     for target in targets:
@@ -84,13 +84,13 @@ def attached(
 
 
 class _ThinProduct:
-    """x A, computed once for the projections that read the very same x (q, k and v of a block; fused ones)."""
+    """Compute x A once for all projections that read the same x (q, k and v of a block; fused projections)."""
 
     def __init__(self, weights: PairWeights, lengths: Sequence[int] | None, acting: Tensor | None) -> None:
         A = next(iter(weights.A.values()))
         self.weights = weights
         self._lengths = list(lengths) if lengths else None
-        # Where each pair's tokens end in the row.
+        # End of each pair's tokens in the row.
         self._ends = torch.tensor(lengths, device=A.device).cumsum(0).int() if lengths else None
         self._acting = acting
         self._moved: dict[Any, Tensor] = {}
@@ -101,19 +101,21 @@ class _ThinProduct:
         self._product: Tensor | None = None
 
     def __call__(self, x: Tensor, width: int) -> Tensor:
-        """[N, L, d_in] -> [N, L, r], or packed [1, T, d_in] -> [1, T, r], in x's dtype."""
-        if x is not self._x or self._product is None:  # holding x itself: an id could be reused by a later tensor
+        """Map [N, L, d_in] to [N, L, r], or packed [1, T, d_in] to [1, T, r], in x's dtype."""
+        if x is not self._x or self._product is None:  # x itself is held: its id could be reused by a later tensor
             A = self._factor(width, x)
             dropped = self.weights.training and self.weights.dropout > 0
             wide = F.dropout(x, self.weights.dropout) if dropped else x
             product = self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
-            if self._acting is not None and self._acting.shape[:2] == x.shape[:2]:  # else the last tokens, all acting
+            if (
+                self._acting is not None and self._acting.shape[:2] == x.shape[:2]
+            ):  # else x holds the last tokens only, and the weights act on all of them
                 product = product * self._acting.to(product)
             self._x, self._product = x, product
         return self._product
 
     def _factor(self, width: int, x: Tensor) -> Tensor:
-        """A of that width in x's dtype and place, moved there once."""
+        """Return A of that width in x's dtype and on its device; it is moved only once."""
         key = width, x.dtype, x.device
         if key not in self._moved:
             self._moved[key] = self.weights.A[width].to(x)
@@ -129,14 +131,16 @@ class _ThinProduct:
 
     def _packed(self, x: Tensor, A: Tensor) -> Tensor:
         assert self._lengths is not None and self._ends is not None
-        if x.shape[:2] == (1, len(A)):  # the last block, read at the N last tokens only (see `packed`)
+        if x.shape[:2] == (1, len(A)):  # the pruned last block reads the N last tokens only (see `packed`)
             return torch.bmm(x.transpose(0, 1), A).transpose(0, 1)
         if x.shape[0] != 1 or x.shape[1] != sum(self._lengths) or len(self._lengths) != len(A):
             raise LLMError(
                 f"the weights are of {len(A)} pairs, packed in {sum(self._lengths)} tokens, but a projection reads an "
                 f"input of shape {tuple(x.shape)}"
             )
-        if A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0:  # what its kernels take
+        if (
+            A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0
+        ):  # an alignment that its kernels need
             return F.grouped_mm(x[0], A, offs=self._ends.to(x.device)).unsqueeze(0)
         pieces = zip(x[0].split(self._lengths), A.unbind(), strict=True)
         return torch.cat([piece @ a for piece, a in pieces]).unsqueeze(0)
@@ -147,7 +151,9 @@ def _hook(group: list[WeightTarget], weights: PairWeights, thin: _ThinProduct) -
         product = thin(inputs[0], group[0].d_in)
         for target in group:
             B = weights.B[target.name].to(product)
-            if target.rows is None and type(module) is nn.Linear:  # its output is nobody else's: added to in place
+            if (
+                target.rows is None and type(module) is nn.Linear
+            ):  # nothing else uses its output, so it is changed in place
                 y.view(-1, target.d_out).addmm_(product.reshape(-1, B.shape[0]), B, alpha=weights.scale)
                 continue
             delta = (weights.scale * (product @ B)).to(y.dtype)  # [N, L, d_out]
@@ -161,9 +167,9 @@ def _check(target: WeightTarget, weights: PairWeights) -> None:
     A, B = weights.A.get(target.d_in), weights.B.get(target.name)
     if A is None or B is None:
         missing = f"A of input width {target.d_in}" if A is None else f"B named '{target.name}'"
-        raise LLMError(f"the weights have no {missing}; make the generator from this LLM's own weight_targets")
+        raise LLMError(f"the weights have no {missing}; make the generator from this LLM's weight_targets")
     if tuple(B.shape) != (A.shape[2], target.d_out):
         raise LLMError(
             f"B of '{target.name}' has shape {tuple(B.shape)}, expected {(A.shape[2], target.d_out)}; "
-            f"make the generator from this LLM's own weight_targets"
+            f"make the generator from this LLM's weight_targets"
         )

@@ -1,8 +1,8 @@
-"""Where the weights q, k, v, o, up and down are in each family of LLMs.
+"""Where the projections q, k, v, o, up and down are in each family of LLMs.
 
-A family is a row of `FAMILIES`: the path of its list of decoder blocks, and within a block the path of each kind.
-To add one, add a row (and its model to `tests/test_llm_laws.py`, which checks it against an explicit W + dW); to try
-one without editing this file, set `llm_modules` to such paths.
+A family is a row of `FAMILIES`: the path of its list of decoder blocks, and the path of each kind within a block. To
+add a family, add a row here and a small model to `OPTIONS` in `tests/llms.py`; the laws of `tests/test_llm_laws.py`
+then check it against an explicit W + dW. To try a family without editing this file, set `llm_modules` to such paths.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ LETTERS = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "f": ("up", "down
 class WeightTarget:
     """One projection of one decoder block that receives a delta.
 
-    d_in, d_out: widths of dW; module: what computes x -> W x (+ bias), [N, L, d_in] -> [N, L, its width].
-    rows: where a projection is fused, its output features that belong to this kind ([d_out]); None: all of them.
+    module: the projection x -> W x (+ bias), [N, L, d_in] -> [N, L, width].
+    d_in, d_out: widths of dW.
+    rows: for a fused projection, the output features of this kind ([d_out]); None means all of them.
     """
 
     layer: int
@@ -36,15 +37,17 @@ class WeightTarget:
 
     @property
     def name(self) -> str:
-        """Such as `"3.q"`."""
+        """The target's name, such as `"3.q"`."""
         return f"{self.layer}.{self.kind}"
 
 
 @dataclass(frozen=True)
 class Family:
-    """Paths in a model (`layers`) and in a block (the kinds), and how q, k and v are fused if they share a path.
+    """The paths of a family's projections, and how they are fused.
 
-    fused: "stacked" = all of q, then all of k, then all of v; "per_head" = q, k, v of head 0, then of head 1, ...
+    layers: path of the list of decoder blocks in the model; the other paths start at a block.
+    fused: layout of q, k and v in one projection: "stacked" = all of q, then k, then v; "per_head" = q, k and v of head
+        0, then of head 1, and so on; "" = not fused.
     gate_up: `up` is the second half of a projection whose first half is the gate.
     """
 
@@ -96,16 +99,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def weight_targets(model: Any, weight_types: str, module_names: dict[str, str] | None = None) -> list[WeightTarget]:
-    """The projections of every decoder block that `weight_types` names, block by block.
+    """Return the projections that `weight_types` names, block by block.
 
     Args:
         model: a causal LM with its `config`.
-        weight_types: letters of q, k, v, o and f (the feed-forward's up and down), such as "qkvo".
-        module_names: the setting `llm_modules`: {layers: path, q: path in a block, ...} in place of the family's row.
+        weight_types: letters from q, k, v, o and f (the feed-forward's up and down), such as "qkvo".
+        module_names: the setting `llm_modules`: {layers: path, q: path in a block, ...}, replacing the family's row.
 
     Raises:
-        SettingError: a letter unknown or repeated, or `module_names` with an unknown key.
-        LLMError: a family that is not in the table, or a path that the model does not have.
+        SettingError: an unknown or repeated letter, or an unknown key in `module_names`.
+        LLMError: the family is not in the table, or the model lacks a path.
     """
     kinds = _kinds(weight_types)
     family, paths = _paths(model.config.model_type, kinds, module_names)
@@ -120,7 +123,7 @@ def weight_targets(model: Any, weight_types: str, module_names: dict[str, str] |
 
 
 def decoder_blocks(model: Any) -> list[nn.Module]:
-    """The decoder blocks, first to last; empty where the family is not in the table."""
+    """Return the decoder blocks in order; empty if the family is not in the table."""
     family = FAMILIES.get(model.config.model_type)
     return list(_submodule(model, family.layers, "layers").children()) if family else []
 
@@ -132,23 +135,25 @@ def _kinds(weight_types: str) -> list[str]:
             f"weight types '{weight_types}': expected distinct letters of q, k, v, o and f (the feed-forward), "
             f"such as 'qkvo'"
         )
-    wanted = {kind for letter in weight_types for kind in LETTERS[letter]}
-    return [kind for kind in KINDS if kind in wanted]
+    chosen = {kind for letter in weight_types for kind in LETTERS[letter]}
+    return [kind for kind in KINDS if kind in chosen]
 
 
-def _paths(model_type: str, kinds: list[str], given: dict[str, str] | None) -> tuple[Family | None, dict[str, str]]:
-    """The family (None where `given` replaces it) and the path of the layers and of each kind."""
-    if given:
-        for key in given:
+def _paths(model_type: str, kinds: list[str], custom: dict[str, str] | None) -> tuple[Family | None, dict[str, str]]:
+    """Return the family (None if `custom` replaces it) and the paths of the layers and of each kind."""
+    if custom:
+        for key in custom:
             if key not in ("layers", *KINDS):
                 raise SettingError(f"llm_modules has an unknown key '{key}'{nearest(key, ('layers', *KINDS))}")
-        lacking = [key for key in ("layers", *kinds) if key not in given]
-        if lacking:
-            raise LLMError(f"llm_modules lacks {', '.join(lacking)}; give a path for layers and for each weight type")
-        used = [given[kind] for kind in kinds]
+        missing = [key for key in ("layers", *kinds) if key not in custom]
+        if missing:
+            raise LLMError(
+                f"llm_modules lacks {', '.join(missing)}; give a path for the layers and for each weight type"
+            )
+        used = [custom[kind] for kind in kinds]
         if len(set(used)) < len(used):
             raise LLMError("llm_modules gives two kinds one path; a fused projection needs a row in llm/families.py")
-        return None, dict(given)
+        return None, dict(custom)
     if model_type not in FAMILIES:
         raise LLMError(
             f"no row for the LLM family '{model_type}'; known: {', '.join(FAMILIES)}. For another, set llm_modules, "
@@ -168,7 +173,7 @@ def _submodule(parent: nn.Module, path: str, key: str) -> nn.Module:
 
 
 def _widths(module: nn.Module, path: str) -> tuple[int, int]:
-    """(d_in, d_out) of a Linear (also a quantised one), or of a Conv1D, whose weight is [d_in, d_out]."""
+    """Return (d_in, d_out) of a Linear, quantised or not, or of a Conv1D, whose weight is [d_in, d_out]."""
     d_in, d_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(d_in, int) and isinstance(d_out, int):
         return d_in, d_out
@@ -179,16 +184,16 @@ def _widths(module: nn.Module, path: str) -> tuple[int, int]:
 
 
 def _rows(config: Any, family: Family, kind: str, width: int) -> Tensor | None:
-    """The output features of a fused projection of `width` features that belong to `kind`."""
+    """Return the output features of `kind` in a fused projection of `width` features; None means all of them."""
     if kind == "up" and family.gate_up:
         return torch.arange(width // 2, width)
     if kind not in ("q", "k", "v") or not family.fused:
         return None
     heads = config.num_attention_heads
-    shared = getattr(config, "num_key_value_heads", None) or heads  # grouped-query: fewer heads of k and v
-    size = width // (heads + 2 * shared)  # of one head
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads  # grouped-query attention has fewer of them
+    size = width // (heads + 2 * kv_heads)  # width of a head
     place = "qkv".index(kind)
     if family.fused == "per_head":
         return torch.arange(width).view(heads, 3, size)[:, place].reshape(-1)
-    bounds = [0, heads * size, (heads + shared) * size, width]
+    bounds = [0, heads * size, (heads + kv_heads) * size, width]
     return torch.arange(bounds[place], bounds[place + 1])

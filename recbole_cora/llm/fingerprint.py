@@ -1,4 +1,4 @@
-"""Which LLM this is: a hash that tells models apart, and not the dtype or the place in which one is read."""
+"""The identity of an LLM: a hash that differs between models, but not between dtypes or devices."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from recbole_cora.llm import hub
 
-_WHOLE = 1 << 20  # of tensors with more elements a sample is taken
+_WHOLE = 1 << 20  # larger tensors are sampled
 _SAMPLE = 1 << 16
-#: Keys of a config that say where and in what a model was read, and by which release.
+#: Keys of a config that describe how a model was loaded, not what it is.
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 def fingerprint(model: Any) -> str:
-    """SHA-256 of the config and of every parameter's name, shape and values.
+    """Return the SHA-256 of the config and of every parameter's name, shape and values.
 
-    Values are taken in bfloat16, so that one model is the same in whatever dtype it is read. Of a tensor with more than
-    2^20 elements 2^16 evenly spaced ones are hashed: another model is always told apart, a change of single elements in
-    a large model may not be.
+    Values are hashed in bfloat16, so the dtype in which a model is loaded does not matter. Tensors with more than 2^20
+    elements are sampled at 2^16 evenly spaced elements: this distinguishes models, but may miss a change of single
+    elements in a large model.
     """
     config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_CONTENT}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -17,8 +17,8 @@ from recbole_cora.llm.packed import NAME, packed_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTISED = ("4bit", "8bit")
-_MISTRAL = "tekken.json"  # Mistral's tokenizers of late are this file alone
-#: What reading a foreign folder or running a foreign model may raise.
+_MISTRAL = "tekken.json"  # Mistral's recent tokenizers are this file alone
+#: Exceptions that reading a foreign folder or running a foreign model may raise.
 FAILURES = (
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
     SafetensorError,
@@ -37,10 +37,10 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> tuple[Any, Any]:
-    """A decoder-only causal LM and its tokenizer; the arguments are `FrozenLLM.load`'s.
+    """Load a decoder-only causal LM and its tokenizer; `FrozenLLM.load` documents the arguments.
 
     Raises:
-        LLMError: not there, not a decoder, or incomplete; bitsandbytes is not installed.
+        LLMError: the LLM is missing, incomplete or not a decoder, or bitsandbytes is not installed.
         SettingError: an unknown dtype or kind of quantisation.
     """
     spread = device_map is not None
@@ -55,7 +55,7 @@ def load(
     except FAILURES as error:
         raise LLMError(
             f"cannot find or read the LLM '{path}': {line_of(error)}; expected a Hugging Face folder or hub id "
-            f"(offline, download it beforehand and give its folder)"
+            f"(offline: download it first, and give its folder)"
         ) from None
     if getattr(config, "is_encoder_decoder", False):
         raise LLMError(f"'{path}' ({config.model_type}) is an encoder-decoder; expected a decoder-only causal LM")
@@ -79,30 +79,30 @@ def load(
         raise LLMError(f"cannot load the LLM '{path}': {line_of(error)}{remedy}") from None
     model, info = loaded
     if info["missing_keys"]:
-        lacking = sorted(info["missing_keys"])
-        raise LLMError(f"'{path}' lacks {len(lacking)} weights, such as {lacking[0]}; expected a complete causal LM")
+        missing = sorted(info["missing_keys"])
+        raise LLMError(f"'{path}' lacks {len(missing)} weights, such as {missing[0]}; expected a complete causal LM")
     return (model if device_map is not None else model.to(device)), tokenizer
 
 
 def _tokenizer(source: str, is_folder: bool, **options: Any) -> Any:
-    """The tokenizer of an LLM.
+    """Load the tokenizer of an LLM.
 
-    Without its settings or its vocabulary `transformers` makes one from the kind of model alone: with other special
-    tokens, or an empty vocabulary. Such a folder is refused.
+    If its settings or its vocabulary are missing, `transformers` builds a tokenizer from the model type alone, with
+    other special tokens or an empty vocabulary. Such a folder is refused.
 
     Raises:
-        LLMError: it cannot be read, or a file is missing.
+        LLMError: the tokenizer cannot be read, or a file is missing.
     """
     files = {path.name for path in Path(source).iterdir()} if is_folder else set()
-    remedy = "copy it from where the LLM came from, or write it by tokenizer.save_pretrained"
+    remedy = "copy it from the LLM's source, or write it with tokenizer.save_pretrained"
     if is_folder and not files & {"tokenizer_config.json", _MISTRAL}:
         raise LLMError(f"the LLM folder '{source}' has no tokenizer_config.json; {remedy}")
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # the tokenizers library raises no other class
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise LLMError(
-            f"cannot read the tokenizer of the LLM '{source}': {line_of(error)}; expected files that "
-            "tokenizer.save_pretrained has written"
+            f"cannot read the tokenizer of the LLM '{source}': {line_of(error)}; expected files "
+            "written by tokenizer.save_pretrained"
         ) from None
     names = sorted(getattr(tokenizer, "vocab_files_names", {}).values())
     if is_folder and names and not files & {*names, _MISTRAL}:
@@ -111,18 +111,18 @@ def _tokenizer(source: str, is_folder: bool, **options: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer as an ordinary Hugging Face folder. Raises OSError where the system refuses."""
+    """Write model and tokenizer as an ordinary Hugging Face folder. Raises OSError if they cannot be written."""
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except Exception as error:
-        if type(error) in (SafetensorError, Exception):  # how safetensors and tokenizers tell of a full disk
+        if type(error) in (SafetensorError, Exception):  # raised by safetensors and tokenizers when the disk is full
             raise OSError(line_of(error)) from None
         raise
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; auto: bfloat16 on a device whose matrix units have it, else float32."""
+    """Return the dtype of that name; auto means bfloat16 if the device multiplies it natively, else float32."""
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
@@ -131,11 +131,11 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices itself, which is where bfloat16 is fast."""
+    """Return True if the device multiplies bfloat16 matrices natively; elsewhere bfloat16 is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _quantisation(kind: str, dtype: torch.dtype) -> Any:
@@ -155,20 +155,20 @@ def _quantisation(kind: str, dtype: torch.dtype) -> Any:
 
 
 def at_hand(module: nn.Module) -> AbstractContextManager[None]:
-    """Context within which the module's own weights are there, also where accelerate has offloaded them."""
-    found: AbstractContextManager[None] = align_module_device(module)
-    return found
+    """Return a context within which the module's weights are loaded, also if accelerate has offloaded them."""
+    context: AbstractContextManager[None] = align_module_device(module)
+    return context
 
 
 def line_of(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """Return an error's class and the first line of its message."""
     return f"{type(error).__name__}: " + (str(error).strip().splitlines() or ["(no message)"])[0][:200].rstrip(".")
 
 
-def show_loading_bars(shown: bool) -> None:
-    """Whether `transformers` shows a bar while it reads or writes weights, in this process."""
+def show_loading_bars(visible: bool) -> None:
+    """Switch the progress bars of `transformers` for reading and writing weights on or off, in this process."""
     bars = transformers.utils.logging
-    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+    (bars.enable_progress_bar if visible else bars.disable_progress_bar)()
 
 
 def make_llama(
@@ -181,7 +181,7 @@ def make_llama(
     max_tokens: int,
     special: dict[str, int],
 ) -> Any:
-    """A small Llama with random weights; `special` holds bos_token_id, eos_token_id and pad_token_id."""
+    """Return a small Llama with random weights; `special` holds bos_token_id, eos_token_id and pad_token_id."""
     make_config: Any = transformers.LlamaConfig
     config = make_config(
         vocab_size=vocab_size,
@@ -198,7 +198,7 @@ def make_llama(
 
 
 def wrap_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
-    """A `tokenizers.Tokenizer` with <s>, </s> and <pad> as a Hugging Face tokenizer, to be saved with a model."""
+    """Return a `tokenizers.Tokenizer` that has <s>, </s> and <pad> as a Hugging Face tokenizer."""
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -210,7 +210,7 @@ def wrap_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
 
 
 def _causal_mask(*args: Any, **options: Any) -> Any:
-    """No mask where nothing is masked: `packed_attention` is causal by itself, and a packed row's would be T x T."""
+    """Return no mask if nothing is masked: `packed_attention` is causal, and a packed row's mask would be T x T."""
     return None if options.get("attention_mask") is None else transformers.masking_utils.sdpa_mask(*args, **options)
 
 

@@ -1,7 +1,6 @@
-"""One LoRA for every pair, by peft: the frozen LLM's projections are wrapped only while it reads for it.
+"""One LoRA for every pair, by peft. The frozen LLM's projections are wrapped only within `attached`.
 
-Outside `attached` the LLM's modules are the very objects that they were, so that other models on the same LLM never
-meet it.
+Outside that context the LLM's modules are the original objects, so other models on the same LLM are not affected.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _ADAPTER = "shared"
 
 
 class SharedLoRA(nn.Module):
-    """W x + (alpha / r) * B A x for each targeted projection, whatever the pair. A is random, B zero at the start.
+    """Computes W x + (alpha / r) * B A x in each targeted projection. A starts random, B starts at zero.
 
-    Where an LLM keeps q, k and v in one projection, its LoRA is on all three.
+    If an LLM fuses q, k and v into one projection, the LoRA covers all three.
 
     Args:
         model: the Hugging Face model.
-        targets: its projections, from `weight_targets`.
-        rank, alpha, dropout: as peft's.
+        targets: projections of the model, from `weight_targets`.
+        rank, alpha, dropout: as in peft.
 
     Raises:
         SettingError: peft is not installed.
@@ -42,7 +41,7 @@ class SharedLoRA(nn.Module):
         chosen = list(dict.fromkeys(names[id(target.module)] for target in targets))
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen)
         inject_adapter_in_model(config, model, _ADAPTER)
-        #: (parent, name in it, as it is, with the LoRA) of each projection.
+        #: For each projection: its parent, its name there, the plain module, the module with the LoRA.
         self._places: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         learned, dropouts = [], []
         for path in chosen:
@@ -53,22 +52,22 @@ class SharedLoRA(nn.Module):
             dropouts.append(layer.lora_dropout)
         self.layers, self.dropouts = nn.ModuleList(learned), nn.ModuleList(dropouts)
         self._put(attached=False)
-        del model.peft_config  # peft's note on the model, which has no adapter any more
+        del model.peft_config  # set by peft, but the model has no adapter now
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self.requires_grad_(True)
 
     def freeze(self) -> None:
-        """Train it no further: no gradient, no dropout."""
+        """Stop training: no gradient, no dropout from now on."""
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> SharedLoRA:
-        """As torch's; once frozen, it stays in evaluation mode."""
+        """Switch between training and evaluation; a frozen LoRA stays in evaluation mode."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Within this context the LLM reads with the LoRA."""
+        """Make the LLM read with the LoRA within this context."""
         self._put(attached=True)
         try:
             yield

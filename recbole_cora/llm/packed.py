@@ -1,17 +1,16 @@
-"""Packed prompts: N of them as one row of T tokens, so that no padding is computed, and the last block read only where
-the answer is.
+"""Packed reading: N prompts in one row of T tokens, without padding, and a last block that is read only at the answers.
 
-`transformers` lets an attention function be registered and hands it whatever a model's forward is given; ours is given
-a `Packing` and attends within each prompt. Without one it is ordinary causal attention.
+`transformers` accepts a registered attention function and passes it all keyword arguments of a model's forward. Ours
+receives a `Packing` and attends within each prompt. Without a `Packing` it is ordinary causal attention.
 
-The last block is pruned: of all T tokens its keys and values are needed, of the N last ones everything else. Its own
-forward is called twice, without knowledge of what is in it: with all tokens, stopped as soon as keys and values are
-there; then with the last tokens, which attend to these.
+Pruning: the last block must compute keys and values for all T tokens, but everything else only for the N last tokens.
+Its forward is called twice, whatever it contains: first with all tokens, until keys and values exist; then with the
+last tokens, which attend to those keys and values.
 
-A prompt's beginning may have been read before (see `prefix`): then only the rest is in the row, and attends to the
-beginning's keys and values too.
+If a prompt's prefix has been read before (see `prefix`), only the rest is in the row; it attends to the prefix's keys
+and values as well.
 
-Legend: N prompts, T tokens of all of them, P of a prefix, h heads, e width of a head.
+Legend: N prompts, T tokens of all prompts, P tokens of a prefix, h heads, e width of a head.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ NAME = "recbole_cora_packed"
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Which tokens of the row belong together.
+    """The layout of a packed row.
 
-    lengths: tokens of each prompt in the row, in order.
-    last: place of each prompt's last token in the row [N].
-    prefixes: of what comes before each prompt's tokens: keys and values of each block [2, h, P, e]; empty: nothing.
-    recorded: keys and values of each block, added as they are read (to make prefixes of them); None: not wanted.
-    keys: set while the last block is read: "wanted" stops its forward with the keys and values; (k, v) are then those.
-    masks: made once, for every block.
+    lengths: number of tokens of each prompt, in order.
+    last: position of each prompt's last token in the row [N].
+    prefixes: for each prompt, the keys and values of its prefix in each block [2, h, P, e]; empty if there are none.
+    recorded: list to which each block appends its keys and values (they become prefixes); None records nothing.
+    keys: for the pruned last block: "wanted" stops its forward once keys and values exist; a pair (k, v) supplies them.
+    masks: cache of attention masks, which all blocks share.
     """
 
     lengths: tuple[int, ...]
@@ -54,24 +53,24 @@ class Packing:
 
     @classmethod
     def of(cls, token_ids: Sequence[Sequence[int]], device: torch.device, **fields: Any) -> Packing:
-        """Of prompts as token ids."""
+        """Return the packing of N prompts given as token ids."""
         lengths = tuple(len(ids) for ids in token_ids)
         return cls(lengths, (torch.tensor(lengths).cumsum(0) - 1).to(device), **fields)
 
     @property
-    def known(self) -> tuple[int, ...]:
-        """Tokens of each prompt, with its prefix."""
+    def context_lengths(self) -> tuple[int, ...]:
+        """Number of tokens of each prompt, including its prefix."""
         before = [prefix[0].shape[2] for prefix in self.prefixes] or [0] * len(self.lengths)
         return tuple(p + length for p, length in zip(before, self.lengths, strict=True))
 
     def positions(self) -> Tensor:
-        """Position of each token in its prompt: [1, T]."""
-        places = [torch.arange(k - length, k) for k, length in zip(self.known, self.lengths, strict=True)]
-        return torch.cat(places).unsqueeze(0).to(self.last.device)
+        """Return the position of each token in its prompt: [1, T]."""
+        positions = [torch.arange(k - length, k) for k, length in zip(self.context_lengths, self.lengths, strict=True)]
+        return torch.cat(positions).unsqueeze(0).to(self.last.device)
 
 
 class _Stop(Exception):
-    """Leaves a forward as soon as a block's keys and values are there."""
+    """Ends a forward pass as soon as a block's keys and values exist."""
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
         super().__init__()
@@ -90,10 +89,10 @@ def packed_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention [1, h, T, e] -> [1, T, h, e] in which a token of a packed row sees its own prompt's earlier ones.
+    """Attention [1, h, T, e] -> [1, T, h, e] in which a token of a packed row sees the earlier tokens of its prompt.
 
-    The signature is `transformers`' own for attention functions. Without `packing`: causal within each row of a batch,
-    or as `attention_mask` says.
+    The signature is that of attention functions in `transformers`. Without `packing`, attention is causal within each
+    row of a batch, or follows `attention_mask`.
     """
     options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
     if packing is None:
@@ -102,11 +101,11 @@ def packed_attention(
         packing.recorded.append(torch.cat([key, value]))  # [2, h, T, e]
     if packing.keys == "wanted":
         raise _Stop(key, value)
-    asked = packing.lengths
+    query_lengths = packing.lengths
     if packing.keys is not None:
         key, value = packing.keys
-        asked = (1,) * len(packing.lengths)
-    columns = query.split(asked, dim=2), key.split(packing.lengths, dim=2), value.split(packing.lengths, dim=2)
+        query_lengths = (1,) * len(packing.lengths)
+    columns = query.split(query_lengths, dim=2), key.split(packing.lengths, dim=2), value.split(packing.lengths, dim=2)
     parts = list(zip(*columns, strict=True))
     if packing.prefixes:
         layer: int = module.layer_idx  # type: ignore[assignment]
@@ -133,21 +132,21 @@ def _attend(
     mask: Tensor | None = None,
     masks: dict[Any, Tensor] | None = None,
 ) -> Tensor:
-    """Causal attention where the queries are the last of the keys: [N, h, L, e]; keys may have fewer heads.
+    """Causal attention of queries that belong to the last keys: [N, h, L, e]; keys may have fewer heads.
 
-    `masks` keeps what is made here for the next block.
+    Masks made here are added to `masks` for the next block.
     """
-    asked, known = query.shape[2], key.shape[2]
-    causal = mask is None and 1 < asked == known
-    if mask is None and ((window and known > window) or 1 < asked < known or (softcap and asked > 1)):
+    queries, keys = query.shape[2], key.shape[2]
+    causal = mask is None and 1 < queries == keys
+    if mask is None and ((window and keys > window) or 1 < queries < keys or (softcap and queries > 1)):
         masks = {} if masks is None else masks
-        shape = asked, known, window
+        shape = queries, keys, window
         if shape not in masks:
-            place = torch.arange(known - asked, known, device=query.device)[:, None]
-            other = torch.arange(known, device=query.device)
-            masks[shape] = (other <= place) & (place - other < (window or known))
+            position = torch.arange(keys - queries, keys, device=query.device)[:, None]
+            other = torch.arange(keys, device=query.device)
+            masks[shape] = (other <= position) & (position - other < (window or keys))
         mask, causal = masks[shape], False
-    if softcap:  # Gemma 2; no fused kernel knows it
+    if softcap:  # Gemma 2; no fused kernel supports it
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         scores = query @ key.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)
@@ -161,13 +160,13 @@ def _attend(
     )
 
 
-#: Queries, keys and values of each prompt, scaling, window -> [1, T, h, e].
+#: A function of each prompt's queries, keys and values, the scaling and the window -> [1, T, h, e].
 _Varlen = Callable[[list[tuple[Tensor, Tensor, Tensor]], float, "int | None"], Tensor]
 
 
 @cache
 def _varlen() -> _Varlen | None:
-    """One kernel for prompts of all lengths, on CUDA: flash-attn's where it is installed, else torch's own (2.13)."""
+    """Return a CUDA kernel for prompts of different lengths: flash-attn's, or torch's (2.13); None if there is none."""
     try:
         from flash_attn import flash_attn_varlen_func
 
@@ -189,10 +188,10 @@ def _varlen() -> _Varlen | None:
 
     def attend(parts: list[tuple[Tensor, Tensor, Tensor]], scaling: float, window: int | None) -> Tensor:
         q, k, v = (torch.cat(column, dim=2)[0].transpose(0, 1) for column in zip(*parts, strict=True))  # [T, h, e]
-        asked = torch.tensor([0, *(part[0].shape[2] for part in parts)])
-        known = torch.tensor([0, *(part[1].shape[2] for part in parts)])
-        ends = (lengths.cumsum(0).to(q.device, torch.int32) for lengths in (asked, known))
-        cu = (*ends, int(asked.max()), int(known.max()))
+        queries = torch.tensor([0, *(part[0].shape[2] for part in parts)])
+        keys = torch.tensor([0, *(part[1].shape[2] for part in parts)])
+        ends = (lengths.cumsum(0).to(q.device, torch.int32) for lengths in (queries, keys))
+        cu = (*ends, int(queries.max()), int(keys.max()))
         return kernel(q, k, v, cu, scaling, window - 1 if window else -1).unsqueeze(0)
 
     return attend
@@ -200,7 +199,7 @@ def _varlen() -> _Varlen | None:
 
 @contextmanager
 def replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within this context `forward` is the block's; what was there before, accelerate's own too, comes back."""
+    """Replace the block's forward within this context; afterwards the old one, accelerate's too, is restored."""
     before = vars(block).get("forward")
     block.forward = forward  # type: ignore[method-assign]
     try:
@@ -213,12 +212,12 @@ def replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 def pruned(block: nn.Module, packing: Packing) -> Any:
-    """Context within which the block, the model's last, answers of the N last tokens only: [1, N, d]."""
+    """Return a context within which the model's last block computes the N last tokens only: [1, N, d]."""
     forward = block.forward
     tokens = sum(packing.lengths)
 
     def last_only(value: Any) -> Any:
-        """An argument that has the row's tokens along an axis, at the last tokens."""
+        """Return an argument at the last tokens, if one of its axes runs over the row's tokens."""
         if isinstance(value, (tuple, list)):
             return type(value)(map(last_only, value))
         if isinstance(value, Tensor):
@@ -231,29 +230,30 @@ def pruned(block: nn.Module, packing: Packing) -> Any:
         try:
             forward(hidden, *args, **{**kwargs, "packing": replace(packing, keys="wanted")})
         except _Stop as stop:
-            found = replace(packing, keys=stop.pair)
+            with_keys = replace(packing, keys=stop.pair)
             others = {name: last_only(value) for name, value in kwargs.items()}
-            return forward(last_only(hidden), *map(last_only, args), **{**others, "packing": found})
-        raise RuntimeError(f"{type(block).__name__} did not hand its packing to the attention")
+            return forward(last_only(hidden), *map(last_only, args), **{**others, "packing": with_keys})
+        raise RuntimeError(f"{type(block).__name__} did not pass its packing on to the attention")
 
     return replaced(block, read)
 
 
 def recorded(block: nn.Module, read: Callable[[Packing], object], packing: Packing) -> list[Tensor]:
-    """Keys and values of every block [2, h, T, e], where `read(packing)` reads a row whose last block is `block`.
+    """Return the keys and values of every block [2, h, T, e] for the row that `read(packing)` reads.
 
-    The last block is left as soon as its own are there.
+    Args:
+        block: the model's last block, which stops as soon as its keys and values exist.
     """
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     forward = block.forward
-    wanted = replace(packing, recorded=found)
+    recording = replace(packing, recorded=states)
 
     def only_keys(*args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **{**kwargs, "packing": replace(wanted, keys="wanted")})
+        return forward(*args, **{**kwargs, "packing": replace(recording, keys="wanted")})
 
     with replaced(block, only_keys):
         try:
-            read(wanted)
+            read(recording)
         except _Stop:
-            return found
-    raise RuntimeError(f"{type(block).__name__} did not hand its packing to the attention")
+            return states
+    raise RuntimeError(f"{type(block).__name__} did not pass its packing on to the attention")

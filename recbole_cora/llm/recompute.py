@@ -1,7 +1,7 @@
-"""Gradient checkpointing that keeps the deltas: a block's activations are computed again when its gradient is.
+"""Gradient checkpointing that keeps the deltas: a block's activations are recomputed in the backward pass.
 
-`transformers`' own would read the block again without the deltas, whose hooks are gone by then; and not at all here, as
-it only acts on a model in training, which a frozen one never is.
+The checkpointing of `transformers` does not work here: it acts only on a model in training mode, and it would recompute
+a block without the deltas, whose hooks are removed by then.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from recbole_cora.llm.packed import replaced
 
 @contextmanager
 def recomputed(blocks: Iterable[tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]]) -> Iterator[None]:
-    """Within this context the blocks keep only their inputs for the backward pass.
+    """Make the blocks keep only their inputs for the backward pass within this context.
 
     Args:
-        blocks: each with the context in which it is to be read again.
+        blocks: each block with the context in which its activations are recomputed.
     """
     with ExitStack() as stack:
         for block, again in blocks:

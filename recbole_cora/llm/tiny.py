@@ -1,7 +1,7 @@
-"""A tiny LLM of one's own: a tokenizer and a small Llama, trained from scratch on given texts in under a minute.
+"""The tiny LLM: a tokenizer and a small Llama, trained from scratch on a dataset's texts in under a minute.
 
-It reads prompts of its own domain and knows nothing else; it is there to try everything without a download. What is
-made is an ordinary Hugging Face folder.
+It reads prompts of its own domain and knows nothing else. It serves to try everything without a download. The result is
+an ordinary Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from recbole_cora.llm.hub import make_llama, save, wrap_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024
-#: Of this LLM, in its key in the cache: raise it where the same texts, seed and sizes make another one.
+#: Version of this LLM, in its cache key: raise it when the same texts, seed and sizes give another LLM.
 VERSION = 1
-_TOKENIZER_TEXTS = 5000  # more of them give the same tokens
+_TOKENIZER_TEXTS = 5000  # more texts give the same tokens
 
 
 def make_tiny_llm(
@@ -43,14 +43,14 @@ def make_tiny_llm(
     """Train the tiny LLM on `texts` and write it to `folder`.
 
     Args:
-        texts: documents (prompts with their answers, item texts, histories), read in a seeded random order.
-        seed: same texts, seed and machine, same LLM; the global random numbers are left as they were.
-        steps: of AdamW, each on `batch` chunks of `length` tokens.
+        texts: documents (prompts with their answers, item texts, histories); their order is shuffled by the seed.
+        seed: the same texts, seed and machine give the same LLM. The global random state does not change.
+        steps: AdamW steps, each on `batch` chunks of `length` tokens.
         hidden, layers: the Llama's size; its heads are 32 wide.
 
     Raises:
-        LLMError: no text.
-        OSError: it cannot be written.
+        LLMError: there is no text.
+        OSError: the folder cannot be written.
     """
     if not any(texts):
         raise LLMError("no text to train the tiny LLM on; expected prompts, titles or histories")
@@ -75,7 +75,7 @@ def make_tiny_llm(
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
-    """A byte-level BPE that begins with <s>, reads any Unicode, and has Yes and No (with their space) as tokens."""
+    """Train a byte-level BPE that adds <s>, reads any Unicode, and has " Yes" and " No" as tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -86,7 +86,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
         show_progress=False,
     )
     texts = list(texts)
-    answers = [" Yes No"] * (len(texts) + 100)  # so often that both become one token, whatever the texts
+    answers = [" Yes No"] * (len(texts) + 100)  # often enough that each becomes one token, whatever the texts
     tokenizer.train_from_iterator([*texts, *answers], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
@@ -95,7 +95,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
 
 
 def _stream(tokenizer: Any, texts: list[str], enough: int) -> Tensor:
-    """Documents in one row of tokens: <s> text </s> <s> text </s> ..., all of them or a little more than `enough`."""
+    """Return documents as one row of tokens, <s> text </s> <s> text </s> ...: all, or a little more than `enough`."""
     ids: list[int] = []
     for start in range(0, len(texts), 500):
         if len(ids) > enough:
@@ -106,7 +106,7 @@ def _stream(tokenizer: Any, texts: list[str], enough: int) -> Tensor:
 
 
 def _train(model: Any, stream: Tensor, seed: int, steps: int, batch: int, length: int, show_progress: bool) -> None:
-    """Next-token prediction on random chunks; learning rate: 20 steps of warm-up to 3e-3, then a cosine to a tenth."""
+    """Train on next tokens of random chunks. Learning rate: 20 steps of warm-up to 3e-3, then a cosine to a tenth."""
     generator = torch.Generator().manual_seed(seed)
     length = min(length, len(stream))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)

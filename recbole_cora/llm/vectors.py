@@ -1,4 +1,4 @@
-"""Vectors in the prompt: what stands in a prompt's slots instead of tokens' embeddings.
+"""Vectors in the prompt: they replace the token embeddings at a prompt's slots.
 
 Legend: N prompts, S slots of a prompt, L tokens, d hidden size.
 """
@@ -18,40 +18,39 @@ from recbole_cora.errors import LLMError
 
 @dataclass(frozen=True, eq=False)
 class SlotVectors:
-    """Of N prompts: where their slots are, and what stands there.
+    """The slots of N prompts and their vectors.
 
-    places: token positions [S] of each prompt.
+    positions: token positions [S] of each prompt's slots.
     vectors: [N, S, d], in the scale of the LLM's token embeddings.
     """
 
-    places: Sequence[Sequence[int]]
+    positions: Sequence[Sequence[int]]
     vectors: Tensor
 
     def __post_init__(self) -> None:
-        if any(len(places) != self.vectors.shape[1] for places in self.places):
-            found = sorted({len(places) for places in self.places})
-            raise LLMError(f"prompts have {found} slots; expected {self.vectors.shape[1]}, one for each vector")
+        if any(len(slots) != self.vectors.shape[1] for slots in self.positions):
+            counts = sorted({len(slots) for slots in self.positions})
+            raise LLMError(f"prompts have {counts} slots; expected {self.vectors.shape[1]}, one for each vector")
 
     def select(self, index: Sequence[int]) -> SlotVectors:
-        """Those of the prompts at `index`, in that order."""
-        return SlotVectors([self.places[n] for n in index], self.vectors[list(index)])
+        """Return the slots of the prompts at `index`, in that order."""
+        return SlotVectors([self.positions[n] for n in index], self.vectors[list(index)])
 
 
 @contextmanager
 def in_slots(embedding: nn.Module, slots: SlotVectors, starts: Sequence[int]) -> Iterator[None]:
-    """Within this context `embedding` answers with the vectors in the slots.
+    """Make `embedding` return the vectors at the slots within this context.
 
     Args:
         embedding: the LLM's token embedding.
-        starts: where each prompt begins in what is read, counted over all its tokens: in one packed row, or in a padded
-            batch, flattened.
+        starts: index of each prompt's first token in the packed row, or in the flattened padded batch.
     """
-    flat = torch.tensor([start + p for start, places in zip(starts, slots.places, strict=True) for p in places])
+    flat = torch.tensor([start + p for start, row in zip(starts, slots.positions, strict=True) for p in row])
 
     def fill(module: nn.Module, inputs: tuple[Any, ...], embedded: Tensor) -> Tensor:
         rows = embedded.flatten(0, 1)  # [tokens, d]
-        own = slots.vectors.flatten(0, 1).to(embedded)  # [N S, d]
-        return rows.index_copy(0, flat.to(embedded.device), own).view_as(embedded)
+        vectors = slots.vectors.flatten(0, 1).to(embedded)  # [N S, d]
+        return rows.index_copy(0, flat.to(embedded.device), vectors).view_as(embedded)
 
     handle = embedding.register_forward_hook(fill)
     try:
