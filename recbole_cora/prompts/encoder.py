@@ -61,7 +61,7 @@ class PromptEncoder:
         self._bos = [bos] if bos is not None and first == [bos] else []
 
     def key(self) -> str:
-        """Return a key of what turns titles into tokens: the tokenizer, template, token limit and this code's version."""
+        """Return a key of the tokenizer, the template, the token limit and the version of this code."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         vocabulary = backend.to_str() if backend is not None else self.tokenizer.get_vocab()
         template = (self.template.before, self.template.between, self.template.after)

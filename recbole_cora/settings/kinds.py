@@ -8,11 +8,14 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from recbole_cora.errors import nearest
 
-#: How a type is named to a user.
+#: The values of settings, by key. A value is whatever YAML can express.
+SettingValues: TypeAlias = Mapping[str, Any]
+
+#: The names of types in messages.
 _NAMES = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list",
     dict: "a mapping such as {key: value}", object: "any value",
