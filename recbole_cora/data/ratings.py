@@ -212,8 +212,7 @@ def _labels(frame: pd.DataFrame, lines: _Lines, settings: SettingValues) -> Arra
     field, least = next(iter(threshold.items()))
     if field not in frame:
         raise DataError(
-            f"{lines.paths[0].name} has no labels: it has neither the column '{label_field}' nor '{field}', the column of "
-            "threshold"
+            f"{lines.paths[0].name} has no labels: it has neither '{label_field}' nor '{field}', the threshold's column"
         )
     return (_numbers(frame, field, lines) >= float(least)).astype(np.float32)
 
