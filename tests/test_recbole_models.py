@@ -98,9 +98,9 @@ def options_for(model: str, **changes: Any) -> dict[str, Any]:
     repairs.apply_all()
     metrics.register()
     config = CoraConfig(model_class(model), "full")
-    rates = {key: config[key] for key in config.known if "drop" in key}
+    rates = {key: config[key] for key in config.allowed_keys if "drop" in key}
     no_dropout = {key: [0.0] * len(rate) if isinstance(rate, list) else 0.0 for key, rate in rates.items()}
-    small = {key: value for key, value in SMALL.items() if key in config.known}
+    small = {key: value for key, value in SMALL.items() if key in config.allowed_keys}
     return {**small, **MORE.get(model, {}), **no_dropout, **changes}
 
 

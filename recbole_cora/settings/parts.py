@@ -111,7 +111,9 @@ class Codes:
 
     bits: int = setting(32, "Bits per code.", least=1, most=256)
     code_format: str = setting(
-        "dotted", "dotted: one number per eight bits, as in 172.16.254.1; bits: the bits.", one_of=("dotted", "bits")
+        "dotted",
+        "dotted: one number per eight bits, as in 172.16.254.1; bits: the bits.",
+        one_of=("dotted", "bits"),
     )
     codes_config: dict[str, object] = setting({}, "Settings for training the codes.")
 
@@ -123,7 +125,7 @@ class LoRA:
     file: ClassVar[str] = "lora"
     needed_for: ClassVar[frozenset[str]] = frozenset({"lora", "tallrec"})
 
-    lora_rank: int = setting(8, "r.", least=1)
+    lora_rank: int = setting(8, "r, the rank of the LoRA.", least=1)
     lora_alpha: float = setting(16.0, "The LoRA is scaled by alpha / r.", above=0)
     lora_dropout: float = setting(0.05, "Dropout on x before A.", least=0, below=1)
     lora_types: str = setting("qv", "Weight types that have a LoRA, as in CoRA's weight_types.", letters="qkvof")
