@@ -107,7 +107,7 @@ def test_a_title_that_does_not_fit_loses_its_end(tokenizer: Any, title: str) -> 
     beginning = text.removesuffix(after).replace(" ", "")  # spaces differ: a cut control token is not broken by one
     assert before.replace(" ", "").startswith(beginning)
     assert not set(tokens.ids[1:]) & set(tokenizer.all_special_ids)
-    assert tokens.question is not None and tokenizer.decode(tokens.ids[tokens.question :]).endswith(after)
+    assert tokens.question_start is not None and tokenizer.decode(tokens.ids[tokens.question_start :]).endswith(after)
     assert encoder.encode(["Heat"], "GoldenEye") == whole.encode(["Heat"], "GoldenEye")
     assert encoder.encode([], title) == tokens.ids and (encoder.shortened, encoder.shortened_titles) == (1, 2)
 
@@ -174,11 +174,11 @@ def test_a_question_begins_after_the_history(tokenizer: Any) -> None:
     rows.append(PromptWords([], "Heat"))
     prompts = encoder.encode_all(rows, questions=True)
     assert [tokens.ids for tokens in prompts] == [encoder.encode(row.history, row.title) for row in rows]
-    assert prompts[0].question == prompts[1].question == prompts[2].question
-    assert prompts[0].ids[: prompts[0].question] == prompts[1].ids[: prompts[1].question]
+    assert prompts[0].question_start == prompts[1].question_start == prompts[2].question_start
+    assert prompts[0].ids[: prompts[0].question_start] == prompts[1].ids[: prompts[1].question_start]
     for tokens, (_, title, *_) in zip(prompts, rows, strict=True):
-        assert tokens.question is not None and 1 <= tokens.question < len(tokens.ids)
-        question = tokenizer.decode(tokens.ids[tokens.question :])
+        assert tokens.question_start is not None and 1 <= tokens.question_start < len(tokens.ids)
+        question = tokenizer.decode(tokens.ids[tokens.question_start :])
         assert title in question and "Toy Story" not in question and "Leverage" in question
 
 
@@ -188,4 +188,4 @@ def test_a_shortened_prompts_question_is_whole(tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, load_template("movies"), len(whole) + 12)
     (tokens,) = encoder.encode_all([PromptWords(["Toy Story", "GoldenEye", "Alien"] * 3, "Heat")], questions=True)
     assert encoder.shortened == 1 and len(tokens.ids) <= encoder.max_tokens
-    assert tokenizer.decode(tokens.ids[tokens.question :]).lstrip('". ').startswith("Leverage")
+    assert tokenizer.decode(tokens.ids[tokens.question_start :]).lstrip('". ').startswith("Leverage")

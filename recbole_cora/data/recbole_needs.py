@@ -259,7 +259,7 @@ def one_line(model: type) -> Iterator[None]:
     except Exception as error:
         if not model.__module__.startswith("recbole.") or "out of memory" in str(error):
             raise
-        what = " ".join(str(error).split()) or "no message"
+        message = " ".join(str(error).split()) or "no message"
         raise SettingError(
-            f"RecBole cannot build {model.__name__} with these data and settings ({type(error).__name__}: {what})"
+            f"RecBole cannot build {model.__name__} with these data and settings ({type(error).__name__}: {message})"
         ) from error

@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     """A prompt's token ids, and the index at which its question, the text after the history, begins."""
 
     ids: list[int]
-    question: int | None
+    question_start: int | None
 
 
 class PromptEncoder:
@@ -53,7 +53,7 @@ class PromptEncoder:
         self.max_tokens = max_tokens
         self.history_items = history_items
         self.shortened = self.shortened_titles = 0
-        self._control = _control_pattern(tokenizer)
+        self._control_tokens = _control_pattern(tokenizer)
         self._plain = lru_cache(maxsize=1 << 16)(self._as_plain_text)  # a title is in many prompts
         self._with_cut_title = lru_cache(maxsize=1 << 16)(self._cut_title)
         bos = tokenizer.bos_token_id
@@ -74,9 +74,10 @@ class PromptEncoder:
         Raises:
             LLMError: the tokenizer has no such token.
         """
-        tokenizer, used = self.tokenizer, "".join((self.template.before, self.template.between, self.template.after))
+        tokenizer = self.tokenizer
+        template_text = "".join((self.template.before, self.template.between, self.template.after))
         for token in (tokenizer.unk_token, tokenizer.pad_token, tokenizer.eos_token, *tokenizer.all_special_tokens):
-            if token and token not in used and len(self._ids([f"a{token}a"])[0]) > 2:
+            if token and token not in template_text and len(self._ids([f"a{token}a"])[0]) > 2:
                 return str(token)
         raise LLMError(
             "the tokenizer has no unused control token to mark the place of a vector in the prompt; use another LLM"
@@ -90,7 +91,7 @@ class PromptEncoder:
 
     def prompt(self, words: PromptWords) -> Prompt:
         """Return the prompt, with titles cleaned, control tokens broken and only the latest `history_items`."""
-        history = None if words.history is None else [self._plain(title) for title in self._latest(words.history)]
+        history = None if words.history is None else [self._plain(title) for title in self._last_items(words.history)]
         title = None if words.title is None else self._plain(words.title)
         return self.template.prompt(history, title, words.user, words.item)
 
@@ -130,15 +131,15 @@ class PromptEncoder:
 
     def _shorten(self, words: PromptWords) -> tuple[Prompt, list[int]]:
         """Drop history items, oldest first, until the prompt fits; without history, cut the title."""
-        latest = self._latest(words.history or [])
-        for dropped in range(1, len(latest) + 1):
-            prompt = self.prompt(words._replace(history=latest[dropped:]))
+        history = self._last_items(words.history or [])
+        for dropped in range(1, len(history) + 1):
+            prompt = self.prompt(words._replace(history=history[dropped:]))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
                 self.shortened += 1
                 return prompt, ids
         prompt, ids = self._with_cut_title(words._replace(history=None if words.history is None else ()))
-        self.shortened += bool(latest)
+        self.shortened += bool(history)
         self.shortened_titles += 1
         return prompt, ids
 
@@ -167,7 +168,7 @@ class PromptEncoder:
             f"use an LLM with a longer context, or a shorter template (item '{(words.title or '')[:60]}')"
         )
 
-    def _latest(self, history: Sequence[str]) -> list[str]:
+    def _last_items(self, history: Sequence[str]) -> list[str]:
         return list(history[max(0, len(history) - self.history_items) :])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -179,10 +180,10 @@ class PromptEncoder:
 
     def _as_plain_text(self, title: str) -> str:
         title = clean_title(title)
-        if self._control is None:
+        if self._control_tokens is None:
             return title
         while True:  # breaking one token may form another: "<</s>/s>"
-            broken = self._control.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
+            broken = self._control_tokens.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
             if broken == title:
                 return title
             title = broken

@@ -138,7 +138,7 @@ class RowPrompts:
                 prompts = self._encoder.encode_all([self._words(row) for row in rows], questions=questions)
                 ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in prompts]
                 lengths += [len(tokens.ids) for tokens in prompts]
-                question_starts += [tokens.question for tokens in prompts]
+                question_starts += [tokens.question_start for tokens in prompts]
                 bar.update(len(rows))
         np.save(folder / "ids.npy", np.concatenate(ids))
         np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

@@ -14,9 +14,9 @@ from recbole_cora.settings.parts import ENCODERS
 from recbole_cora.settings.reading import read_yaml
 from recbole_cora.settings.resolve import RUN_KEYS, Settings, resolve
 
-#: Files with a run's settings, in the order of preference: the first is written at its end, the second at its start.
+#: Files with a run's settings, tried in this order: the first is written at its end, the second at its start.
 _SETTINGS_FILES = ("result.json", "run.json")
-#: Keys that version 0.1.0 saved among the settings, though they are none.
+#: Keys that version 0.1.0 saved among the settings, though they are not settings.
 _DERIVED_KEYS = (
     "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "valid_neg_sample_args",
     "test_neg_sample_args", "scores_are_logits", "batches_may_shrink", "attach_histories",
