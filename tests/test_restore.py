@@ -60,7 +60,7 @@ def scores(result: dict[str, Any]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("model", RUNS)
 def test_a_checkpoint_needs_no_option_again(toy: Path, model: str) -> None:
-    """The run's folder alone gives the same scores, although no key that shapes the model has its default value."""
+    """The run's folder alone gives the same scores, even with non-default values for the keys that shape the model."""
     options = RUNS[model]
     declared = declared_settings(model, "toy")
     assert all(value != declared[key].default for key, value in options.items() if key not in ("seed", "show_titles"))

@@ -24,7 +24,7 @@ _TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")
 
 @dataclass(frozen=True)
 class Ratings:
-    """R rated rows, sorted by user, time and first appearance of the item; users and items are codes into token tables.
+    """R rated rows, sorted by user, time and the item's first appearance. Users and items are codes into token tables.
 
     Attributes:
         user, item: codes [R] into `user_tokens`, `item_tokens`.

@@ -1,4 +1,4 @@
-"""Resolves defaults, presets, files and options into the settings of one run: checked, complete and frozen.
+"""The settings of one run, resolved from defaults, presets, files and options: checked, complete and frozen.
 
 Precedence, lowest first: RecBole's YAML < overall < parts < the model's < the dataset's < presets < files < options.
 """
