@@ -118,8 +118,8 @@ def run(
             "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "versions": summary.versions(),
-            "config": settings.own(),
-            "recbole_config": {key: settings[key] for key in settings if key not in settings.own()},
+            "config": settings.package_settings(),
+            "recbole_config": {key: settings[key] for key in settings if key not in settings.package_settings()},
         }
         if processes.is_main():
             write_json(folder / "result.json", result)

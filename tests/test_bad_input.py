@@ -1,4 +1,4 @@
-"""What a user can cause is one line on standard error and exit code 2, and leaves nothing behind."""
+"""A user's mistake gives one line on standard error and exit code 2, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recbole_cora.cli import main
 from tests.conftest import write_toy
 
 HEAD = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-#: As a value that RecBole's own command line would evaluate.
+#: A value that RecBole's own command line would evaluate.
 EVIL = "__import__('os').system('touch pwned')"
 
 
 def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run; the single line of the error."""
+    """Run with these arguments and return the one line of the error."""
     assert main(["run", "--show_progress=False", *arguments]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -25,7 +25,7 @@ def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--model=CORA", "--dataset=toy"], "did you mean 'CoRA'"),
         (["--model=MF", "--dataset=nowhere"], "no dataset folder"),
@@ -43,15 +43,15 @@ def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ],
 )
 def test_a_mistake_is_one_line_with_its_remedy(
-    toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+    toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    """Mistyped names, values and paths say what was got and what to do; no value is ever evaluated."""
-    assert says in _one_error(capsys, *arguments)
+    """For mistyped names, values and paths, it says what is wrong and what to do; no value is ever evaluated."""
+    assert message in _one_error(capsys, *arguments)
     assert not Path("pwned").exists()
 
 
 @pytest.mark.parametrize(
-    ("model", "changes", "says"),
+    ("model", "changes", "message"),
     [
         ("CoRA", {"item": None}, "has no titles"),
         ("MF", {"inter": "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\n"}, "no labels"),
@@ -65,22 +65,22 @@ def test_a_mistake_is_one_line_with_its_remedy(
     ],
 )
 def test_a_dataset_that_cannot_be_used_is_refused(
-    toy: Path, capsys: pytest.CaptureFixture[str], model: str, changes: dict[str, str | None], says: str
+    toy: Path, capsys: pytest.CaptureFixture[str], model: str, changes: dict[str, str | None], message: str
 ) -> None:
-    """Missing titles, labels, classes or splits, and broken lines, are named with their place."""
+    """The error names missing titles, labels, classes or splits, and the file and line of broken rows."""
     write_toy(toy.parent, "bad", **changes)
-    more = ["--llm=tiny"] if model == "CoRA" else []
-    assert says in _one_error(capsys, f"--model={model}", "--dataset=bad", *more)
+    llm = ["--llm=tiny"] if model == "CoRA" else []
+    assert message in _one_error(capsys, f"--model={model}", "--dataset=bad", *llm)
 
 
 def test_a_run_of_another_model_is_no_lora(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`lora_checkpoint` names the run that it was set to, and the kind that it expects."""
+    """The error names the run in `lora_checkpoint` and the model that was expected."""
     small = ["--show_progress=False", "--llm=tiny", "--tiny_steps=1", "--tiny_hidden=32", "--tiny_layers=1"]
     Path("earlier").mkdir()
     Path("earlier/result.json").write_text('{"model": "MF", "dataset": "toy", "config": {"embedding_size": 8}}')
     options = ["--cf_config={epochs: 1}", "--cf_evidence=[]", "--lora_checkpoint=earlier"]
-    says = "--lora_checkpoint=earlier is a run of MF; expected one of TALLRec"
-    assert says in _one_error(capsys, "--model=CoLLM", "--dataset=toy", *small, *options)
+    message = "--lora_checkpoint=earlier is a run of MF; expected one of TALLRec"
+    assert message in _one_error(capsys, "--model=CoLLM", "--dataset=toy", *small, *options)
 
 
 class _Bomb:
@@ -89,7 +89,7 @@ class _Bomb:
 
 
 def test_a_pickle_posing_as_a_checkpoint_is_refused_unread(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No pickle is read, whatever its name."""
+    """No pickle is ever loaded, whatever the file is called."""
     Path("run").mkdir()
     Path("run/result.json").write_text('{"model": "MF", "dataset": "toy", "config": {}}')
     Path("run/model.safetensors").write_bytes(pickle.dumps(_Bomb()))

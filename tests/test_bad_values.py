@@ -1,6 +1,6 @@
-"""A value outside its setting's range is one line that names key, value and range, before anything is loaded.
+"""A value out of range is refused, before anything is loaded, with one line that names the key, value and range.
 
-The values are taken from the declarations themselves: each edge is stepped over.
+The values come from the declarations: each bound is exceeded once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from recbole_cora.settings.resolve import declared_settings, resolve
 MODELS = [*OURS, "SASRec", "DeepFM", "NGCF", "KGAT", "DIN"]
 
 
-def beyond(each: Setting) -> Iterator[Any]:
-    """Values of the wrong type, and on the other side of each edge."""
+def bad_values(each: Setting) -> Iterator[object]:
+    """Yield values of the wrong type, and one just outside each bound."""
     if each.kind in (int, float):
         yield from ("abc", {"a": 1})
         step = 1 if each.kind is int else 1e-6
@@ -55,31 +55,31 @@ def beyond(each: Setting) -> Iterator[Any]:
         yield None
 
 
-def written(value: Any) -> str:
-    """As on the command line."""
+def as_argument(value: object) -> str:
+    """Return a value as it is written on the command line."""
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf"
     return "~" if value is None else json.dumps(value)
 
 
 def cases() -> list[tuple[str, str, str]]:
-    """(model, key, value) over every key, each key once."""
+    """Return bad values as (model, key, value), for every key of the models, each key once."""
     seen: set[str] = set()
-    found = []
+    bad = []
     for model in MODELS:
         for key, each in declared_settings(model, "toy").items():
             if key not in seen and key not in ("checkpoint", "resume"):
                 seen.add(key)
-                found += [(model, key, written(value)) for value in beyond(each)]
-    return found
+                bad += [(model, key, as_argument(value)) for value in bad_values(each)]
+    return bad
 
 
 def test_every_edge_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    """Hundreds of values over all keys."""
-    tried = cases()
-    assert len(tried) > 400 and len({key for _, key, _ in tried}) > 150
+    """Hundreds of bad values, over all keys, are refused in one line."""
+    bad = cases()
+    assert len(bad) > 400 and len({key for _, key, _ in bad}) > 150
     wrong = []
-    for model, key, value in tried:
+    for model, key, value in bad:
         status = cli.main(["run", f"--model={model}", "--dataset=toy", f"--{key}={value}"])
         out, err = capsys.readouterr()
         if status != 2 or out or err.count("\n") != 1 or key not in err or "expected" not in err:
@@ -88,7 +88,7 @@ def test_every_edge_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_default_is_in_range() -> None:
-    """Of every model of this package and of RecBole, on any dataset and on ml-100k."""
+    """This holds for every model of this package and of RecBole, on any dataset and on ml-100k."""
     for model in {**recbole_model_kinds(), **OURS}:
         for dataset in ("toy", "ml-100k"):
             settings = resolve(model, dataset)
@@ -97,14 +97,14 @@ def test_every_default_is_in_range() -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown keys too."""
+    """One line names all bad values and unknown keys."""
     assert cli.main(["run", "--model=CoRA", "--dataset=toy", "--heads=0", "--rank=-1", "--epoks=3"]) == 2
     line = capsys.readouterr().err
     assert "heads is 0" in line and "rank is -1" in line and "did you mean 'epochs'" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "says"),
+    ("model", "options", "message"),
     [
         ("CoRA", {"hidden": 30, "heads": 4}, "hidden is 30; expected a multiple of heads"),
         ("SAS", {"hidden_size": 30, "n_heads": 4}, "expected a multiple of n_heads"),
@@ -119,9 +119,9 @@ def test_all_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) -
         ("MF", {"neg_sampling": 3}, "use train_neg_sample_args"),
     ],
 )
-def test_values_must_fit_together(model: str, options: dict[str, Any], says: str) -> None:
-    """And those of a stage inside another are checked with them."""
-    with pytest.raises(SettingError, match=says):
+def test_values_must_fit_together(model: str, options: dict[str, Any], message: str) -> None:
+    """The settings of inner stages are checked as well."""
+    with pytest.raises(SettingError, match=message):
         resolve(model, "toy", options)
 
 
@@ -142,9 +142,9 @@ def test_values_must_fit_together(model: str, options: dict[str, Any], says: str
     ids=" ".join,
 )
 def test_help_and_mistakes_load_nothing_heavy(arguments: list[str]) -> None:
-    """Neither torch nor pandas nor RecBole nor Ray is imported to answer them."""
+    """They are answered without importing torch, pandas, RecBole or ray."""
     heavy = ("torch", "pandas", "recbole", "transformers", "ray", "sklearn", "scipy")
     code = f"import sys; from recbole_cora.cli import main; main({arguments!r}); "
     code += f"print('loaded', [m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "loaded []"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "loaded []"

@@ -348,5 +348,5 @@ def test_stage_two_starts_from_a_saved_stage_one(toy: Path) -> None:
 
 def only_known(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Of the options, those that a model knows."""
-    known = CoraConfig(model_class(model), "toy").known
+    known = CoraConfig(model_class(model), "toy").allowed_keys
     return {key: value for key, value in options.items() if key in known}

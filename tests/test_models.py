@@ -17,7 +17,7 @@ from recbole_cora.llm.reading import PADDED
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.models.binary_codes import code_text
 from recbole_cora.prompts.encoder import PromptEncoder
-from recbole_cora.prompts.template import Asked, load_template
+from recbole_cora.prompts.template import PromptWords, load_template
 from recbole_cora.registry import OURS
 from recbole_cora.training.stage import Stage
 from tests.contract import ModelContract, world
@@ -203,8 +203,8 @@ def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
 def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
     """User's after the history, item's after the title; a title that spells the slot's token makes none."""
     encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
-    asked = Asked(["Heat", encoder.slot], f"Golden{encoder.slot}Eye", encoder.slot * 2, encoder.slot)
-    (tokens,) = encoder.encode_all([asked])
+    words = PromptWords(["Heat", encoder.slot], f"Golden{encoder.slot}Eye", encoder.slot * 2, encoder.slot)
+    (tokens,) = encoder.encode_all([words])
     first, second, third = encoder.slots(tokens.ids)
     assert second == first + 1
     decode = llm.tokenizer.decode
@@ -215,7 +215,7 @@ def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
 def test_without_titles_a_prompt_names_none(llama: FrozenLLM) -> None:
     """What is left is the question, and the features."""
     encoder = PromptEncoder(llama.tokenizer, load_template("movies"), llama.max_tokens)
-    text = encoder.prompt(Asked(None, None, "1.2.3.4", "5.6.7.8")).text
+    text = encoder.prompt(PromptWords(None, None, "1.2.3.4", "5.6.7.8")).text
     assert "movies: not shown (user 1.2.3.4). Leverage" in text
     assert "the movie titled not shown (5.6.7.8)?" in text
 

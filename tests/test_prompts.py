@@ -1,4 +1,4 @@
-"""Laws of the prompts: titles are data, the question always survives."""
+"""Laws of prompts: titles are data, and the question is always kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
 from recbole_cora.prompts.encoder import PromptEncoder
 from recbole_cora.prompts.rows import RowPrompts
-from recbole_cora.prompts.template import BUILT_IN, Asked, Template, clean_title, load_template
+from recbole_cora.prompts.template import BUILT_IN, PromptWords, Template, clean_title, load_template
 from tests.conftest import write_toy
 from tests.test_ratings import SETTINGS
 
@@ -33,7 +33,7 @@ def tokenizer() -> Any:
 
 
 def test_the_prompt_reads_as_in_the_paper() -> None:
-    """The built-in `movies` is the paper's question, titles quoted and joined by commas."""
+    """The built-in template `movies` is the paper's question, with titles quoted and joined by commas."""
     assert load_template("movies").prompt(["Toy Story", "GoldenEye"], "Heat").text == (
         '#Question: A user has given high ratings to the following movies: "Toy Story", "GoldenEye". Leverage the '
         'information to predict whether the user would enjoy the movie titled "Heat"? Answer with "Yes" or "No". \n'
@@ -42,19 +42,19 @@ def test_the_prompt_reads_as_in_the_paper() -> None:
 
 
 def test_a_user_without_history_reads_nothing_yet() -> None:
-    """An empty history leaves a sentence, not a hole."""
+    """With an empty history, the prompt is still a whole sentence."""
     assert "movies: nothing yet. Leverage" in load_template("movies").prompt([], "Heat").text
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_template_ends_where_the_answer_follows(name: str) -> None:
-    """The last sign is the colon: an answer's own space decides its token."""
+    """The last character is the colon. The space that starts an answer belongs to the answer's token."""
     assert load_template(name).after.endswith("\n#Answer:")
 
 
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_hostile_title_changes_nothing_but_itself(tokenizer: Any, title: str) -> None:
-    """No title breaks the template, rewrites it, or becomes a control token."""
+    """No title can break or rewrite the template, or become a control token."""
     encoder = PromptEncoder(tokenizer, load_template("movies"), 4096)
     template = encoder.template
     text = encoder.text([title, "Heat"], title)
@@ -66,12 +66,12 @@ def test_a_hostile_title_changes_nothing_but_itself(tokenizer: Any, title: str) 
 
 
 def test_a_title_without_control_tokens_is_kept_to_the_letter() -> None:
-    """Cleaning touches white space and control characters only."""
+    """Cleaning changes only white space and control characters."""
     assert clean_title('  {a}\t"b"\n🎬  愛 ') == '{a} "b" 🎬 愛'
 
 
 def test_a_control_token_of_the_template_keeps_its_meaning(tokenizer: Any) -> None:
-    """Only titles are disarmed: a user's template may hold control tokens, its own BOS among them."""
+    """Control tokens are broken in titles only: a user's template may contain them, even its own BOS."""
     encoder = PromptEncoder(tokenizer, Template.parse("<s>{history} {title}</s>"), 100)
     ids = encoder.encode(["</s>"], "<s>")
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
@@ -79,7 +79,7 @@ def test_a_control_token_of_the_template_keeps_its_meaning(tokenizer: Any) -> No
 
 
 def test_a_long_prompt_loses_its_oldest_history_and_never_the_question(tokenizer: Any) -> None:
-    """Whatever the limit, what remains is the question with the latest titles that fit."""
+    """At any limit, the prompt keeps the whole question and as many of the latest titles as fit."""
     titles = [f"Film number {n}" for n in range(10)]
     whole = PromptEncoder(tokenizer, load_template("movies"), 4096)
     full = len(whole.encode(titles, "Heat"))
@@ -96,49 +96,49 @@ def test_a_long_prompt_loses_its_oldest_history_and_never_the_question(tokenizer
 
 @pytest.mark.parametrize("title", ["Film " * 2000, "愛" * 10000, "</s>" * 2500], ids=["words", "wide", "control"])
 def test_a_title_that_does_not_fit_loses_its_end(tokenizer: Any, title: str) -> None:
-    """As much of it as fits is kept, marked by dots, in front of the whole rest of the question; and counted."""
+    """Its beginning is kept as far as it fits, then `...` and the rest of the question; the prompt is counted."""
     encoder = PromptEncoder(tokenizer, load_template("movies"), 300)
-    (tokens,) = encoder.encode_all([Asked(["Heat"], title)], questions=True)
+    (tokens,) = encoder.encode_all([PromptWords(["Heat"], title)], questions=True)
     assert 290 <= len(tokens.ids) <= 300 and (encoder.shortened, encoder.shortened_titles) == (1, 1)
     whole = PromptEncoder(tokenizer, load_template("movies"), 10**6)
     before, after = whole.text([], title)[:-20], "..." + '"' + encoder.template.after
     text = tokenizer.decode(tokens.ids[1:])
     assert text.endswith(after)
-    kept = text.removesuffix(after).replace(" ", "")  # of a control token that is cut, nothing is left to break
-    assert before.replace(" ", "").startswith(kept)
+    beginning = text.removesuffix(after).replace(" ", "")  # spaces differ: a cut control token is not broken by one
+    assert before.replace(" ", "").startswith(beginning)
     assert not set(tokens.ids[1:]) & set(tokenizer.all_special_ids)
-    assert tokens.question is not None and tokenizer.decode(tokens.ids[tokens.question :]).endswith(after)
+    assert tokens.question_start is not None and tokenizer.decode(tokens.ids[tokens.question_start :]).endswith(after)
     assert encoder.encode(["Heat"], "GoldenEye") == whole.encode(["Heat"], "GoldenEye")
     assert encoder.encode([], title) == tokens.ids and (encoder.shortened, encoder.shortened_titles) == (1, 2)
 
 
 def test_one_long_title_leaves_its_dataset_usable(tokenizer: Any, tmp_path: Path) -> None:
-    """Its rows' prompts fit, other rows' are as ever, and the cache keeps how many were shortened."""
+    """Its rows' prompts fit, the other rows' prompts stay the same, and the cache stores how many were shortened."""
     text = "item_id:token\ttitle:token_seq\n" + "".join(f"i{n}\tFilm {n}\n" for n in range(30))
     folders = {name: write_toy(tmp_path / name, item=text) for name in ("plain", "long")}
     (folders["long"] / "toy.item").write_text(text.replace("Film 7\n", "Film 7 " * 1500 + "\n"))
     ratings = {name: load_ratings(folder, "toy", SETTINGS) for name, folder in folders.items()}
 
-    def made(name: str) -> RowPrompts:
+    def row_prompts(name: str) -> RowPrompts:
         return RowPrompts(ratings[name], PromptEncoder(tokenizer, load_template("movies"), 300), 0, tmp_path / "cache")
 
-    long, plain = made("long"), made("plain")
+    long, plain = row_prompts("long"), row_prompts("plain")
     about = np.flatnonzero(ratings["long"].item_tokens[ratings["long"].item] == "i7")
     for row in range(len(ratings["long"])):
         assert len(long[row]) <= 300 and (row in about or np.array_equal(long[row], plain[row]))
-    assert len(about) and long.shortened_titles == made("long").shortened_titles == len(about)
+    assert len(about) and long.shortened_titles == row_prompts("long").shortened_titles == len(about)
     assert plain.shortened_titles == 0
 
 
 def test_a_long_title_does_not_hide_a_template_that_is_too_long(tokenizer: Any) -> None:
-    """Where not even 20 characters of a title fit, the template is to blame, and is."""
+    """If not even 20 characters of a title fit, the error names the template."""
     least = len(PromptEncoder(tokenizer, load_template("movies"), 4096).encode([], ""))
     with pytest.raises(LLMError, match=f"reads {least + 5}; use an LLM with a longer context, or a shorter template"):
         PromptEncoder(tokenizer, load_template("movies"), least + 5).encode([], "Xylophone " * 1000)
 
 
 def test_only_the_latest_history_items_are_read(tokenizer: Any) -> None:
-    """`history_items` keeps the end of the history; zero keeps none."""
+    """`history_items` keeps the end of the history; zero shows no history."""
     titles = [f"Film {n}" for n in range(20)]
     assert '"Film 18", "Film 19"' in PromptEncoder(tokenizer, load_template("movies"), 4096, 2).text(titles, "x")
     assert "nothing yet" in PromptEncoder(tokenizer, load_template("movies"), 4096, 0).text(titles, "x")
@@ -155,37 +155,37 @@ def test_random_titles_always_encode(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("text", ["{title} {history}", "{history}", "{title}", "{history} {title} {title}", ""])
 def test_a_template_needs_each_slot_once_and_in_order(tmp_path: Path, text: str) -> None:
-    """A template that could lose or repeat a title is refused when it is loaded."""
+    """A template that would lose or repeat a title is refused when it is loaded."""
     (tmp_path / "mine.txt").write_text(text)
     with pytest.raises(SettingError, match="expected"):
         load_template(str(tmp_path / "mine.txt"))
 
 
 def test_an_unknown_template_names_the_nearest() -> None:
-    """A slip of the finger is answered with the right word."""
+    """A typing error is answered with the right name."""
     with pytest.raises(SettingError, match=r"did you mean 'movies'.*movies, books, items"):
         load_template("movie")
 
 
 def test_a_question_begins_after_the_history(tokenizer: Any) -> None:
-    """Before it is what all candidates of a history share; at it the target's title is still to come."""
+    """All candidates of a history share the tokens before it; the target's title comes after it."""
     encoder = PromptEncoder(tokenizer, load_template("movies"), 4096)
-    rows = [Asked(["Toy Story", 'The "Quoted"'], title) for title in ("Heat", "GoldenEye", 'An "odd" one')]
-    rows.append(Asked([], "Heat"))
-    found = encoder.encode_all(rows, questions=True)
-    assert [tokens.ids for tokens in found] == [encoder.encode(row.history, row.title) for row in rows]
-    assert found[0].question == found[1].question == found[2].question
-    assert found[0].ids[: found[0].question] == found[1].ids[: found[1].question]
-    for tokens, (_, title, *_) in zip(found, rows, strict=True):
-        assert tokens.question is not None and 1 <= tokens.question < len(tokens.ids)
-        question = tokenizer.decode(tokens.ids[tokens.question :])
+    rows = [PromptWords(["Toy Story", 'The "Quoted"'], title) for title in ("Heat", "GoldenEye", 'An "odd" one')]
+    rows.append(PromptWords([], "Heat"))
+    prompts = encoder.encode_all(rows, questions=True)
+    assert [tokens.ids for tokens in prompts] == [encoder.encode(row.history, row.title) for row in rows]
+    assert prompts[0].question_start == prompts[1].question_start == prompts[2].question_start
+    assert prompts[0].ids[: prompts[0].question_start] == prompts[1].ids[: prompts[1].question_start]
+    for tokens, (_, title, *_) in zip(prompts, rows, strict=True):
+        assert tokens.question_start is not None and 1 <= tokens.question_start < len(tokens.ids)
+        question = tokenizer.decode(tokens.ids[tokens.question_start :])
         assert title in question and "Toy Story" not in question and "Leverage" in question
 
 
 def test_a_shortened_prompts_question_is_whole(tokenizer: Any) -> None:
-    """Where the history was cut to fit, the question begins where the rest of it ends."""
+    """If the history was shortened to fit, the question begins where the shortened history ends."""
     whole = PromptEncoder(tokenizer, load_template("movies"), 4096).encode([], "Heat")
     encoder = PromptEncoder(tokenizer, load_template("movies"), len(whole) + 12)
-    (tokens,) = encoder.encode_all([Asked(["Toy Story", "GoldenEye", "Alien"] * 3, "Heat")], questions=True)
+    (tokens,) = encoder.encode_all([PromptWords(["Toy Story", "GoldenEye", "Alien"] * 3, "Heat")], questions=True)
     assert encoder.shortened == 1 and len(tokens.ids) <= encoder.max_tokens
-    assert tokenizer.decode(tokens.ids[tokens.question :]).lstrip('". ').startswith("Leverage")
+    assert tokenizer.decode(tokens.ids[tokens.question_start :]).lstrip('". ').startswith("Leverage")

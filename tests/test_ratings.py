@@ -1,4 +1,4 @@
-"""Laws of rows: order, labels, splits and histories."""
+"""Laws of rows: their order, labels, splits and histories."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def _load(tmp_path: Path, **changes: str | None) -> Ratings:
 
 
 def test_rows_are_ordered_by_user_time_and_first_appearance(tmp_path: Path) -> None:
-    """A tie in user and time goes to the item that appears first in the whole file."""
+    """With the same user and time, the item that appears first in the whole file comes first."""
     head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     others = "".join(f"w\ti{n}\t{5 if n % 2 else 2}\t{n}\n" for n in range(20))
     ratings = _load(tmp_path, inter=head + "v\tb\t5\t9\n" + "u\ta\t5\t7\nu\tb\t2\t7\nu\tc\t5\t3\n" + others)
-    own = ratings.user == list(ratings.user_tokens).index("u")
-    assert ratings.item_tokens[ratings.item[own]].tolist() == ["c", "b", "a"]
+    rows_of_u = ratings.user == list(ratings.user_tokens).index("u")
+    assert ratings.item_tokens[ratings.item[rows_of_u]].tolist() == ["c", "b", "a"]
 
 
 def test_a_history_is_every_earlier_liked_row_of_the_user(tmp_path: Path) -> None:
-    """Across splits, oldest first, and never the row itself or a later one."""
+    """It spans all splits, starts with the oldest, and never contains the row itself or a later one."""
     ratings = _load(tmp_path)
     for row in range(len(ratings)):
         before = [r for r in range(row) if ratings.user[r] == ratings.user[row] and ratings.label[r] == 1]
@@ -46,7 +46,7 @@ def test_a_history_is_every_earlier_liked_row_of_the_user(tmp_path: Path) -> Non
 
 
 def test_each_user_is_cut_in_time(tmp_path: Path) -> None:
-    """80/10/10 of each user's rows, train first, as many rows as RecBole's own ratio rule gives."""
+    """80/10/10 of each user's rows, train first, with the row counts of RecBole's ratio rule."""
     ratings = _load(tmp_path)
     for user in range(12):
         assert ratings.split[ratings.user == user].tolist() == [0] * 16 + [1] * 2 + [2] * 2
@@ -63,7 +63,7 @@ def test_titles_are_read_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_rows_already_split_keep_their_histories(tmp_path: Path) -> None:
-    """`<name>.{train,valid,test}.inter` are taken in their order, with their item_id_list."""
+    """`<name>.{train,valid,test}.inter` keep their order and their item_id_list."""
     folder = write_toy(tmp_path)
     head = "user_id:token\titem_id:token\tlabel:float\titem_id_list:token_seq\n"
     for split, rows in {
@@ -87,20 +87,20 @@ HEAD = "user_id:token\titem_id:token\tlabel:float\ttimestamp:float\n"
 
 
 def _lines(rows: int, **cells: str) -> str:
-    """Rows of two users; `cells` replaces a row's whole line, by `r` and its number."""
+    """Return a file of rows of two users; `cells` replaces whole lines, keyed by `r` and the row number."""
     lines = (f"u{n % 2}\ti{n // 2}\t{n // 2 % 2}\t{n}" for n in range(rows))
     return HEAD + "".join(cells.get(f"r{n}", line) + "\n" for n, line in enumerate(lines))
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n\r\n"])
 def test_blank_lines_may_end_a_file(tmp_path: Path, end: str) -> None:
-    """They are no rows."""
+    """They do not count as rows."""
     ratings = _load(tmp_path, inter=_lines(40).rstrip("\n") + end)
     assert len(ratings) == 40 and ratings.user_tokens.tolist() == ["u0", "u1"]
 
 
 @pytest.mark.parametrize(
-    ("cells", "says"),
+    ("cells", "message"),
     [
         ({"r3": ""}, r"toy\.inter line 5 is blank, expected 4 cells"),
         ({"r7": "u\ti\tgood\t1"}, r"toy\.inter line 9: 'label' is 'good'; expected a number"),
@@ -109,15 +109,15 @@ def test_blank_lines_may_end_a_file(tmp_path: Path, end: str) -> None:
         ({"r0": "\0u\ti\t1\t1"}, r"toy\.inter line 2: 'user_id' is '\\x00u', which holds a NUL character"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, cells: dict[str, str], says: str) -> None:
-    """With its number in the file, counted from 1."""
-    with pytest.raises(DataError, match=says):
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
+    """The error gives its number in the file, counted from 1."""
+    with pytest.raises(DataError, match=message):
         _load(tmp_path, inter=_lines(40, **cells))
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_a_line_of_a_prepared_dataset_is_named_with_its_own_file(tmp_path: Path, split: str) -> None:
-    """Its number is that in the file of its split."""
+    """The line number counts within the file of its split."""
     folder = write_toy(tmp_path)
     for each in ("train", "valid", "test"):
         text = _lines(6, **({"r4": "u\ti\tgood\t1"} if each == split else {}))
@@ -128,7 +128,7 @@ def test_a_line_of_a_prepared_dataset_is_named_with_its_own_file(tmp_path: Path,
 
 @pytest.mark.parametrize("column", ["item_id", "label", "item_id_list"])
 def test_a_column_that_one_file_of_a_prepared_dataset_lacks_is_named(tmp_path: Path, column: str) -> None:
-    """With that file."""
+    """The error names the file and the column."""
     folder = write_toy(tmp_path)
     for each in ("train", "valid", "test"):
         text = _lines(6).replace("timestamp:float", "item_id_list:token_seq")

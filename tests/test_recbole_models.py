@@ -98,9 +98,9 @@ def options_for(model: str, **changes: Any) -> dict[str, Any]:
     repairs.apply_all()
     metrics.register()
     config = CoraConfig(model_class(model), "full")
-    rates = {key: config[key] for key in config.known if "drop" in key}
+    rates = {key: config[key] for key in config.allowed_keys if "drop" in key}
     no_dropout = {key: [0.0] * len(rate) if isinstance(rate, list) else 0.0 for key, rate in rates.items()}
-    small = {key: value for key, value in SMALL.items() if key in config.known}
+    small = {key: value for key, value in SMALL.items() if key in config.allowed_keys}
     return {**small, **MORE.get(model, {}), **no_dropout, **changes}
 
 
@@ -199,7 +199,7 @@ def test_auto_batches_are_refused_before_training(full: Path) -> None:
         *((model, NO_FEATURES, "'class'.*not loaded") for model in ("FDSA", "GRU4RecF", "S3Rec")),
         ("SASRecF", {"selected_features": ["color"]}, "'color'.*not loaded"),
         ("S3Rec", {"item_attribute": "brand"}, "token_seq"),
-        ("DSSM", {"numerical_features": []}, "'age' is not: add it"),
+        ("DSSM", {"numerical_features": []}, "'age' is not there; add it"),
         ("FwFM", {"numerical_features": ["vec"]}, "leave 'vec' out of numerical_features"),
         ("GRU4RecCPR", {"reranker_CAN_NUM": 100}, "there are 31; set --reranker_CAN_NUM=15"),
         ("SASRecCPR", {"reranker_CAN_NUM": "50,20"}, "takes the best 50 items"),

@@ -1,4 +1,4 @@
-"""Laws of checkpoints' settings: a run's folder is enough to score its model again, whatever it was trained with."""
+"""Laws of restored settings: the folder of a run is all that is needed to score its model again."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def scores(result: dict[str, Any]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("model", RUNS)
 def test_a_checkpoint_needs_no_option_again(toy: Path, model: str) -> None:
-    """Every key that shapes the model is another than its default; its folder alone gives its own scores."""
+    """The run's folder alone gives the same scores, even with non-default values for the keys that shape the model."""
     options = RUNS[model]
     declared = declared_settings(model, "toy")
     assert all(value != declared[key].default for key, value in options.items() if key not in ("seed", "show_titles"))
@@ -72,14 +72,14 @@ def test_a_checkpoint_needs_no_option_again(toy: Path, model: str) -> None:
 
 @pytest.mark.parametrize("encoder", ["SASRec", "BPR"])
 def test_a_trained_encoder_keeps_its_settings(toy: Path, encoder: str) -> None:
-    """A run with settings of its own is, as an encoder, the model that it was."""
+    """A run that is used as an encoder keeps the settings that it was trained with."""
     shape = {"hidden_act": "relu", "n_layers": 1} if encoder == "SASRec" else {"embedding_size": 24}
     trained = run(encoder, epochs=2, **shape)
     small = {**LLM, **GENERATOR, "title_field": "title", "references": True, "cf_checkpoint": trained["folder"]}
     result = run("CoRA", **small)
     assert result["reference"]["cf_encoder"]["auc"] == trained["test"]["auc"] and result["cf_encoder"] == encoder
     assert run(checkpoint=result["folder"])["test"] == result["test"]
-    with pytest.raises(CheckpointError, match=rf"is a run of {encoder}, cf_encoder is MF"):
+    with pytest.raises(CheckpointError, match=rf"is a run of {encoder}, but cf_encoder is MF"):
         run("CoRA", **small, cf_encoder="MF")
     key, value = ("n_layers", 2) if encoder == "SASRec" else ("embedding_size", 8)
     with pytest.raises(CheckpointError, match=rf"was trained with {key}="):
@@ -87,19 +87,19 @@ def test_a_trained_encoder_keeps_its_settings(toy: Path, encoder: str) -> None:
 
 
 def test_an_option_that_contradicts_the_run_names_both_values(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line; the same value, or a setting that changes no score, may be said again."""
+    """The error is one line. Repeating the run's value, or changing a setting that affects no score, is allowed."""
     folder = run("MF", epochs=1, embedding_size=8)["folder"]
     arguments = ["run", f"--checkpoint={folder}", "--show_progress=False"]
     assert cli.main([*arguments, "--embedding_size=16", "--bias=False"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and "embedding_size=8 (here 16), bias=True (here False)" in line
     assert cli.main([*arguments, "--model=LGCN"]) == 2
-    assert "is a run of MF, --model is 'LGCN'" in capsys.readouterr().err
+    assert "is a run of MF, but --model is 'LGCN'" in capsys.readouterr().err
     assert cli.main([*arguments, "--embedding_size=8", "--eval_batch_size=7", "--model=MF", "--dataset=toy"]) == 0
 
 
 def test_a_run_of_the_version_before_can_be_scored(toy: Path) -> None:
-    """Its result.json had RecBole's derived values among the settings."""
+    """Its result.json also holds values that RecBole derived, among the settings."""
     result = run("MF", epochs=1, embedding_size=8)
     path = Path(result["folder"]) / "result.json"
     content = json.loads(path.read_text())
@@ -117,7 +117,7 @@ def test_a_run_of_the_version_before_can_be_scored(toy: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"config": 3}', '{"model": "MF"}'])
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, text: str) -> None:
-    """With what was expected."""
+    """The error says what was expected."""
     with pytest.raises(CheckpointError, match="expected the folder of a run"):
         read_run(tmp_path)
     (tmp_path / "result.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Laws of settings: RecBole's order and habits, values read as YAML, and no key that nobody declared."""
+"""Laws of settings: RecBole's precedence and defaults, values read as YAML, and no undeclared keys."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_the_order_is_internal_then_files_then_command_line(tmp_path: Path) -> N
     """A later file wins over an earlier one, and the command line over both."""
     (tmp_path / "a.yaml").write_text("embedding_size: 8\nlearning_rate: 0.1\nepochs: 3\n")
     (tmp_path / "b.yaml").write_text("learning_rate: 2e-2\nepochs: 4\n")
-    own = read_yaml(PROPERTIES / "model" / "MF.yaml")
+    defaults = read_yaml(PROPERTIES / "model" / "MF.yaml")
     config = _config({"epochs": 5}, [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")])
-    got = [config[k] for k in ("weight_decay", "embedding_size", "learning_rate", "epochs")]
-    assert got == [own["weight_decay"], 8, 0.02, 5]
+    values = [config[k] for k in ("weight_decay", "embedding_size", "learning_rate", "epochs")]
+    assert values == [defaults["weight_decay"], 8, 0.02, 5]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_value_is_yaml_and_never_evaluated(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "[1, 2", "{a"])
 def test_what_is_not_plain_yaml_is_refused(text: str) -> None:
-    """Tags that would build Python objects too."""
+    """This includes tags that would build Python objects."""
     with pytest.raises(SettingError, match="cannot read the value"):
         read_value(text)
 
@@ -67,22 +67,22 @@ def test_arguments_take_an_equals_sign_or_a_space() -> None:
 
 
 def test_a_key_may_have_a_value_for_standing_alone() -> None:
-    """And still takes one."""
+    """It may still be given a value."""
     for arguments, value in ((["--resume"], "auto"), (["--resume", "--b=1"], "auto"), (["--resume", "x"], "x")):
         assert parse_arguments(arguments, alone={"resume": "auto"})["resume"] == value
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [(["a=1"], "expected --key=value"), (["--a"], "has no value"), (["--a=1", "--a=2"], "given twice")],
 )
-def test_what_is_no_argument_is_refused(arguments: list[str], says: str) -> None:
-    with pytest.raises(SettingError, match=says):
+def test_what_is_no_argument_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         parse_arguments(arguments)
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
-    """In a file as on the command line."""
+    """This holds in a file as on the command line."""
     with pytest.raises(SettingError, match=r"unknown setting 'embeding_size'.*did you mean 'embedding_size'"):
         _config({"embeding_size": 8})
     (tmp_path / "a.yaml").write_text("topkk: 1\n")
@@ -91,27 +91,28 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_visible_devices_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole overwrites CUDA_VISIBLE_DEVICES, by which ray and torchrun place processes."""
+    """Unlike RecBole, we do not overwrite CUDA_VISIBLE_DEVICES, by which ray and torchrun place processes."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     _config({"gpu_id": "0"})
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
 
 
 def test_models_that_read_labels_are_told_from_those_that_do_not() -> None:
-    """RecBole has no flag for it."""
-    known = {
+    """They are told apart by their code, as RecBole has no flag for it."""
+    models = {
         **recbole_models(),
         "Averages": model_class("Averages"),
         "MF": model_class("MF"),
         "CoRA": model_class("CoRA"),
     }
-    aware = {n for n in ("MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN") if is_label_aware(known[n])}
-    unaware = {n for n in ("BPR", "LightGCN", "SASRec", "GRU4Rec", "ItemKNN", "Pop") if is_label_aware(known[n])}
-    assert aware == {"MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN"} and not unaware
+    for name in ("MF", "CoRA", "Averages", "FM", "DeepFM", "NeuMF", "DIN"):
+        assert is_label_aware(models[name]), name
+    for name in ("BPR", "LightGCN", "SASRec", "GRU4Rec", "ItemKNN", "Pop"):
+        assert not is_label_aware(models[name]), name
 
 
 def test_the_pages_are_those_of_the_declarations() -> None:
-    """properties/ and docs/settings.md say what the code says; `python -m recbole_cora.settings` writes them."""
+    """properties/ and docs/settings.md match the code; `python -m recbole_cora.settings` generates them."""
     for path, text in yaml_pages().items():
         assert (PROPERTIES / path).read_text(encoding="utf-8") == text, path
     assert (PROPERTIES.parent / "docs" / "settings.md").read_text(encoding="utf-8") == docs_page()
@@ -121,7 +122,7 @@ def test_the_pages_are_those_of_the_declarations() -> None:
 
 @pytest.mark.parametrize("page", [*yaml_pages(), "llm/tiny.yaml", "space.yaml"])
 def test_a_page_is_read_as_the_values_that_it_shows(page: str) -> None:
-    """By our reader; a page of declarations holds just their defaults."""
+    """Our reader can read each page; a page of declarations holds exactly their defaults."""
     content = read_yaml(PROPERTIES / page)
     group = {**{f"parts/{part.file}": part for part in PARTS}, **{f"model/{n}": m for n, m in MODELS.items()}}
     if page.removesuffix(".yaml") in group:
@@ -130,7 +131,7 @@ def test_a_page_is_read_as_the_values_that_it_shows(page: str) -> None:
 
 
 def test_the_tiny_preset_is_of_settings_that_exist() -> None:
-    """Each of its keys is one of its model's, or of some model's."""
+    """Each of its keys is a setting of the model that it is for, or of any model under `all`."""
     page = read_yaml(PROPERTIES / "llm" / "tiny.yaml")
     assert set(page) == {"all", "models", "with_evidence"}
     everything = {key for model in MODELS for key in declared_settings(model, "toy")}
@@ -141,17 +142,17 @@ def test_the_tiny_preset_is_of_settings_that_exist() -> None:
 
 
 def test_a_preset_stands_below_what_the_user_chose() -> None:
-    """It is a function from settings to settings; evidence has one of its own."""
-    chosen = resolve("CoRA", "toy", {"hidden": 64})
-    faithful, changed = tiny_preset(chosen)
-    assert faithful["hidden"] == 64 and faithful["heads"] == 4 and chosen["heads"] == 8
-    assert changed["heads"] == 4 and "hidden" not in changed
-    evident, _ = tiny_preset(resolve("CoRA", "toy", {"cf_evidence": "all"}))
-    assert evident["cf_dropout"] > faithful["cf_dropout"]
+    """The preset does not override the user's values; evidence has a preset of its own."""
+    settings = resolve("CoRA", "toy", {"hidden": 64})
+    preset, changes = tiny_preset(settings)
+    assert preset["hidden"] == 64 and preset["heads"] == 4 and settings["heads"] == 8
+    assert changes["heads"] == 4 and "hidden" not in changes
+    with_evidence, _ = tiny_preset(resolve("CoRA", "toy", {"cf_evidence": "all"}))
+    assert with_evidence["cf_dropout"] > preset["cf_dropout"]
 
 
 def test_settings_are_frozen() -> None:
-    """Neither they nor what they hold can be written, and RecBole's Config of them writes none."""
+    """Neither the settings nor their values can be changed, not even through RecBole's Config."""
     settings = resolve("CoRA", "toy")
     with pytest.raises(TypeError):
         settings["heads"] = 4  # type: ignore[index]
@@ -166,7 +167,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_the_papers_memory_is_the_default() -> None:
-    """e_u and e_i alone, for whatever takes CF embeddings, with the tiny LLM too; `all` is every kind of evidence."""
+    """Models with CF embeddings get e_u and e_i alone, also with the tiny LLM; `all` is every kind of evidence."""
     for model in ("CoRA", "CoLLM", "BinLLM"):
         assert resolve(model, "toy")["cf_evidence"] == tiny_preset(resolve(model, "toy"))[0]["cf_evidence"] == []
         assert resolve(model, "toy", {"cf_evidence": "all"})["cf_evidence"] == list(EVIDENCE)
@@ -174,7 +175,7 @@ def test_the_papers_memory_is_the_default() -> None:
 
 
 def test_what_is_declared_is_what_the_code_has() -> None:
-    """Names in one place, code in another: encoders, models, the parts that a model's constructor takes."""
+    """The declarations name the encoders, the models and the constructor arguments that exist in the code."""
     assert set(ENCODERS) == set(PAIR_EMBEDDINGS)
     assert set(OURS) == set(MODELS) - {"SASRec"}
     arguments = {
@@ -185,13 +186,13 @@ def test_what_is_declared_is_what_the_code_has() -> None:
         "codes": set(),
     }
     for name in OURS:
-        takes = set(inspect.signature(model_class(name).__init__).parameters) - {"self", "config", "dataset"}
-        assert takes == set().union(*(arguments[part] for part in MODELS[name].needs)), name
+        parameters = set(inspect.signature(model_class(name).__init__).parameters) - {"self", "config", "dataset"}
+        assert parameters == set().union(*(arguments[part] for part in MODELS[name].needs)), name
 
 
 @pytest.mark.parametrize("model", sorted(recbole_model_kinds()))
 def test_recboles_defaults_are_recboles(model: str) -> None:
-    """Read without importing it, they are what its own Config reads, but for what this package declares."""
+    """RecBole's defaults, read without importing it, equal those of its Config, except what this package declares."""
     repairs.apply_all()
 
     class Plain(Config):
@@ -199,7 +200,7 @@ def test_recboles_defaults_are_recboles(model: str) -> None:
             return {}
 
         def _set_default_parameters(self) -> None:
-            pass  # only what it reads is compared
+            pass  # only the values read from files are compared
 
         def _init_device(self) -> None:
             pass
@@ -213,12 +214,13 @@ def test_recboles_defaults_are_recboles(model: str) -> None:
     for dataset in ("toy", "ml-100k"):
         theirs = Plain(model=model_class(model), dataset=dataset).internal_config_dict
         declared = declared_settings(model, dataset)
-        own = resolve(model, dataset).own()
+        package_settings = resolve(model, dataset).package_settings()
         assert set(theirs) - {"MODEL_TYPE"} <= set(declared)
         for key, value in theirs.items():
-            ours_too = key in own or key == "MODEL_TYPE" or key in MODELS.get(model, Model).defaults
-            mine = declared[key].default if not ours_too else value
-            assert mine == value or float(mine) == float(value), (key, mine, value)
+            if key in package_settings or key == "MODEL_TYPE" or key in MODELS.get(model, Model).defaults:
+                continue
+            ours = declared[key].default
+            assert ours == value or float(ours) == float(value), (key, ours, value)
 
 
 @pytest.mark.parametrize(
@@ -233,36 +235,36 @@ def test_values_are_yaml_by_its_core_rules(text: str, value: object) -> None:
 
 
 def test_yes_is_an_answer_score_and_a_truth() -> None:
-    """A value is read by its key's type."""
+    """The type of the key decides how a value is read."""
     settings = resolve("CoRA", "toy", {"answer_score": read_value("yes"), "show_titles": read_value("no")})
     assert settings["answer_score"] == "yes" and settings["show_titles"] is False
     assert resolve("MF", "toy", {"title_field": read_value("2010")})["title_field"] == "2010"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ("a: &x [1]\nb: *x\n", "anchors and aliases are not read"),
+        ("a: &x [1]\nb: *x\n", "anchors and aliases are not allowed"),
         ("1: 2\n", "key 1 is not text"),
-        ("a: 1\na: 2\n", "key 'a' is there twice"),
+        ("a: 1\na: 2\n", "key 'a' occurs twice"),
         ("[1, 2]", "holds a list"),
         ("a: " + "[" * 3000, "not YAML|nested too deeply"),
         ("a: \x00", "not YAML"),
         ("x" * 1_100_000, "has 1,100,000 bytes"),
     ],
 )
-def test_a_hostile_file_of_settings_is_one_line(tmp_path: Path, text: str, says: str) -> None:
-    """None of them hangs, or unfolds in memory."""
+def test_a_hostile_file_of_settings_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """It is refused with a one-line message; it neither hangs nor fills the memory."""
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(SettingError, match=says) as caught:
+    with pytest.raises(SettingError, match=message) as caught:
         read_yaml(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/", "/proc/self/mem", "a\x00b", "x" * 5000])
 def test_what_is_no_file_of_settings_is_refused(path: str) -> None:
-    with pytest.raises(SettingError, match=r"is no file|cannot read|not UTF-8|not YAML"):
+    with pytest.raises(SettingError, match=r"is not a regular file|cannot read|not UTF-8|not YAML"):
         read_yaml(Path(path))
 
 
@@ -279,9 +281,9 @@ def test_a_model_is_one_name(model: Any) -> None:
 
 
 def test_help_names_every_setting_once() -> None:
-    """By part, with type, default and a sentence."""
+    """Each line shows the type, the default and the help."""
     page = model_help("CoRA")
     for key, each in declared_settings("CoRA", "any").items():
         assert page.count(f"  --{key}=") == 1, key
         assert not each.help or each.help.split()[0] in page
-    assert "(int, at least 1) k, learnable queries." in page
+    assert "(int, at least 1) k, the number of learnable queries." in page

@@ -1,1 +1,1 @@
-"""Ratings as rows: labels, splits and histories, and the RecBole dataset over them."""
+"""Ratings as rows with labels, splits and histories, and the RecBole dataset made from them."""

@@ -1,14 +1,14 @@
-"""From a dataset's atomic files to rows: who rated what when, liked or not, in which split, after which history.
+"""Read a dataset's atomic files into rows: a user, an item, a label, a split and a history each.
 
-Every model, RecBole's own included, is trained and scored on exactly these rows, in the order, splits and histories of
-`protocol`. RecBole reads timestamps as float32, which merges moments: rows are ordered here, before RecBole sees them.
+Every model, RecBole's own included, is trained and scored on exactly these rows, with the order, splits and histories
+of `protocol`. RecBole reads timestamps as float32, which makes nearby times equal, so rows are sorted here, before
+RecBole sees them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,23 +16,24 @@ import pandas as pd
 from recbole_cora.data.protocol import SPLITS, Array, histories, order_of_rows, split_each_user, warm_rows
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
+from recbole_cora.settings.kinds import SettingValues
 
-#: Columns that hold an item's title, tried in this order where `title_field` is not set.
+#: Columns tried in this order for an item's title when `title_field` is not set.
 _TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "book_title")
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """R rated rows in order (user, time, first appearance), with codes into the token tables.
+    """R rated rows, sorted by user, time and the item's first appearance. Users and items are codes into token tables.
 
     Attributes:
         user, item: codes [R] into `user_tokens`, `item_tokens`.
-        label: 1.0 liked, 0.0 not [R].
+        label: 1.0 if liked, else 0.0 [R].
         split: index into SPLITS [R].
         liked: item codes; a row's history, oldest first, is `liked[history_start[row]:history_end[row]]`.
-        titles: one text per item token, None where the dataset has no titles at all.
-        item_text: one line of everything the `.item` file says per item ("" where it says nothing).
-        untitled: items that have no title of their own (they carry a named placeholder).
+        titles: one title per item token; None if the dataset has no `.item` file.
+        item_text: per item, the other columns of the `.item` file on one line; "" if they are empty.
+        untitled: number of items without a title; they get a placeholder that names the item.
     """
 
     name: str
@@ -53,69 +54,72 @@ class Ratings:
         return len(self.user)
 
     def history(self, row: int, last: int | None = None) -> Array:
-        """Codes of the items that the row's user had liked before, oldest first; only the `last` ones if given."""
+        """Return the codes of the items that the row's user liked before, oldest first: all, or the latest `last`."""
         start, end = self.history_start[row], self.history_end[row]
         return self.liked[start if last is None else max(start, end - last) : end]
 
     def rows(self, split: str) -> Array:
-        """Indices of the rows of a split, in order."""
+        """Return the indices of a split's rows, in order."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def warm(self, least: int) -> Array:
-        """Rows [R] whose user and item both have at least `least` train rows."""
+        """Return a mask [R] of the rows whose user and item both have at least `least` train rows."""
         return warm_rows(self.user, self.item, self.split == SPLITS.index("train"), least)
 
     def key(self) -> str:
-        """Changes whenever a row, a label, a split, a history or a vocabulary changes; titles do not count."""
+        """Return a key that changes with any row, label, split, history or vocabulary, but not with titles."""
         tokens = ["\x1f".join(t.tolist()).encode() for t in (self.user_tokens, self.item_tokens)]
         columns = (self.user, self.item, self.label, self.split, self.liked, self.history_start, self.history_end)
         return content_key(*tokens, *(np.ascontiguousarray(c).tobytes() for c in columns))
 
     def users_with_both_classes(self, split: str) -> int:
-        """How many users UAUC averages over in a split."""
+        """Return the number of users that UAUC averages over in a split."""
         rows = self.rows(split)
         likes = pd.Series(self.label[rows]).groupby(self.user[rows]).mean()
         return int(((likes > 0) & (likes < 1)).sum())
 
 
 def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[str, str]]:
-    """A RecBole atomic file with every cell as text, as it stands, and the columns' types; blank lines may end it.
+    """Read a RecBole atomic file; return its cells as unchanged text and its columns' types. It may end in blank lines.
 
-    Raises DataError: no such file, a header without `name:type`, a line with more or fewer cells, a blank line between
-    others.
+    Raises:
+        DataError: the file cannot be read, a header cell is not of the form `name:type`, a column appears twice, a line
+            has too many or too few cells, or a blank line is followed by others.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(
-            f"cannot read {path} ({error.strerror}); see dataset/README.md for the files a dataset has"
+            f"cannot read {path} ({error.strerror}); dataset/README.md lists the files of a dataset"
         ) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise DataError(f"{path} is not UTF-8 text (at byte {error.start}); save it as UTF-8") from None
     header, *cells = [line.rstrip("\r").split(separator) for line in lines]
     while cells and cells[-1] == [""]:
         cells.pop()
     if any(h.count(":") != 1 for h in header):
-        raise DataError(f"{path} has the header {separator.join(header)!r}; expected cells of the form name:type")
+        raise DataError(f"{path} has the header {separator.join(header)!r}; expected columns of the form name:type")
     if len({h.split(":")[0] for h in header}) < len(header):
         raise DataError(f"{path} has the header {separator.join(header)!r}; expected each column once")
     for number, row in enumerate(cells, start=2):
         if row == [""]:
             raise DataError(f"{path} line {number} is blank, expected {len(header)} cells; remove the line")
         if len(row) != len(header):
-            raise DataError(f"{path} line {number} has {len(row)} cells, its header {len(header)}; mend or remove it")
+            raise DataError(
+                f"{path} line {number} has {len(row)} cells, but the header has {len(header)}; fix or remove the line"
+            )
     types = dict(h.split(":") for h in header)
     return pd.DataFrame(cells, columns=list(types), dtype=object), types
 
 
-def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
-    """Read a dataset: `<name>.inter` split here, or `<name>.{train,valid,test}.inter` already split; `<name>.item`.
+def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
+    """Read a dataset: `<name>.inter`, which is split here, or `<name>.{train,valid,test}.inter`; and `<name>.item`.
 
     Args:
-        settings: RecBole's field names, `threshold`, `eval_args.split` and our `title_field`.
+        settings: holds RecBole's field names, `threshold`, `eval_args` and our `title_field`.
 
     Raises:
-        DataError: missing files or columns, no labels, an empty split, one class only in train or valid.
+        DataError: a file, a column or the labels are missing, a split is empty, or train or valid has only one class.
     """
     if not folder.is_dir():
         raise DataError(f"no dataset folder {folder}; put {name}.inter and {name}.item there, or set --data_path=")
@@ -137,7 +141,7 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
         _refuse_nul(frame, field, lines)
     label = _labels(frame, lines, settings)
     user, user_tokens = pd.factorize(frame[user_field])
-    item, item_tokens = pd.factorize(frame[item_field])  # codes by first appearance: the third key of the order
+    item, item_tokens = pd.factorize(frame[item_field])  # codes by first appearance: the third sort key
 
     if not prepared:
         time = _numbers(frame, time_field, lines)
@@ -151,7 +155,7 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
         for path, part in zip(paths, parts, strict=True):
             if field not in part:
                 raise DataError(f"{path.name} has no column '{field}' (the liked history); prepare the dataset again")
-        liked, start, end = _given_histories(frame[field], item_tokens)
+        liked, start, end = _read_histories(frame[field], item_tokens)
 
     titles, item_text, untitled = _items(folder / f"{name}.item", item_tokens, settings)
     ratings = Ratings(
@@ -163,31 +167,31 @@ def load_ratings(folder: Path, name: str, settings: dict[str, Any]) -> Ratings:
 
 
 class _Lines:
-    """Where the rows of one or several files, read one after the other, stand in them."""
+    """Locates rows in the files they were read from, one file after the other."""
 
     def __init__(self, paths: list[Path], rows: list[int]) -> None:
         self.paths, self._ends = paths, np.cumsum(rows)
 
     def of(self, row: int) -> str:
-        """File and line of a row."""
+        """Return the file and line of a row."""
         file = int(np.searchsorted(self._ends, row, side="right"))
         before = self._ends[file - 1] if file else 0
         return f"{self.paths[file].name} line {row - before + 2}"  # line 1 is the header
 
 
 def _refuse_nul(frame: pd.DataFrame, field: str, lines: _Lines) -> None:
-    """numpy's text arrays drop NUL characters from the end of a text: ids that differ in them would become one."""
+    """Refuse ids with NUL characters. numpy drops NULs at the end of a text, so two ids could become the same."""
     nul = frame[field].str.contains("\0", regex=False).to_numpy(bool)
     if nul.any():
         row = int(np.argmax(nul))
         raise DataError(
             f"{lines.of(row)}: '{field}' is {frame[field].iloc[row]!r}, which holds a NUL character; "
-            f"expected an id of text without it ({int(nul.sum())} rows have one)"
+            f"expected an id without it ({int(nul.sum())} such rows)"
         )
 
 
-def _labels(frame: pd.DataFrame, lines: _Lines, settings: dict[str, Any]) -> Array:
-    """The label column as it is, else `threshold: {field: least}` as RecBole reads it (>=)."""
+def _labels(frame: pd.DataFrame, lines: _Lines, settings: SettingValues) -> Array:
+    """Return the label column, or else labels by `threshold: {field: least}`: 1 for values >= least, as in RecBole."""
     label_field = settings["LABEL_FIELD"]
     if label_field in frame:
         label = _numbers(frame, label_field, lines)
@@ -196,7 +200,7 @@ def _labels(frame: pd.DataFrame, lines: _Lines, settings: dict[str, Any]) -> Arr
             row = int(np.argmin(binary))
             raise DataError(
                 f"{lines.of(row)}: '{label_field}' is {frame[label_field].iloc[row]!r}; expected 0 or 1 "
-                "(or use threshold, without a label column)"
+                "(or remove the label column and set threshold)"
             )
         return label
     threshold = settings["threshold"]
@@ -208,7 +212,7 @@ def _labels(frame: pd.DataFrame, lines: _Lines, settings: dict[str, Any]) -> Arr
     field, least = next(iter(threshold.items()))
     if field not in frame:
         raise DataError(
-            f"{lines.paths[0].name} has no labels: neither '{label_field}' nor the threshold's column '{field}'"
+            f"{lines.paths[0].name} has no labels: it has neither '{label_field}' nor '{field}', the threshold's column"
         )
     return (_numbers(frame, field, lines) >= float(least)).astype(np.float32)
 
@@ -219,13 +223,14 @@ def _numbers(frame: pd.DataFrame, field: str, lines: _Lines) -> Array:
     if bad.any():
         row = int(np.argmax(bad))
         value = frame[field].iloc[row]
-        if not isinstance(value, str):  # pandas fills the cells of a column that this file lacks
-            raise DataError(f"{lines.of(row)}: has no column '{field}', which other files of the dataset have")
+        if not isinstance(value, str):  # pandas fills in the cells if this file lacks the column
+            raise DataError(f"{lines.of(row)} has no column '{field}', which other files of the dataset have")
         raise DataError(f"{lines.of(row)}: '{field}' is {value!r}; expected a number")
     return values
 
 
-def _shares(eval_args: dict[str, Any]) -> list[float]:
+def _shares(eval_args: SettingValues) -> list[float]:
+    """Return the shares of train, valid and test."""
     ratios = (eval_args.get("split") or {}).get("RS")
     if not isinstance(ratios, list) or len(ratios) != 3 or eval_args.get("group_by") != "user":
         raise DataError(
@@ -238,26 +243,27 @@ def _shares(eval_args: dict[str, Any]) -> list[float]:
     return shares
 
 
-def _given_histories(cells: pd.Series, item_tokens: Any) -> tuple[Array, Array, Array]:
+def _read_histories(cells: pd.Series, item_tokens: pd.Index) -> tuple[Array, Array, Array]:
+    """Return the item codes of all histories, and the start and end of each row's history among them."""
     lists = cells.str.split().to_list()
     end = np.cumsum([len(x) for x in lists])
     flat = pd.Index(item_tokens).get_indexer(pd.Index([token for tokens in lists for token in tokens], dtype=object))
     if (flat < 0).any():
-        raise DataError("a history names an item that no row rates; prepare the dataset again")
+        raise DataError("a history contains an item that has no row; prepare the dataset again")
     return flat, np.concatenate([[0], end[:-1]]), end
 
 
-def _items(path: Path, item_tokens: Any, settings: dict[str, Any]) -> tuple[list[str] | None, list[str], int]:
-    """Titles (whole, not split into words), the other cells as one line, and how many items have no title."""
+def _items(path: Path, item_tokens: pd.Index, settings: SettingValues) -> tuple[list[str] | None, list[str], int]:
+    """Return per item its title and its other cells on one line, and the number of items without a title."""
     if not path.is_file():
         return None, [""] * len(item_tokens), len(item_tokens)
     frame, _ = read_atomic(path)
-    wanted = settings.get("title_field")
-    field = next((f for f in ([wanted] if wanted else _TITLE_FIELDS) if f in frame), None)
+    title_field = settings.get("title_field")
+    field = next((f for f in ([title_field] if title_field else _TITLE_FIELDS) if f in frame), None)
     if field is None:
         raise DataError(
-            f"{path} has no title column ({wanted or ', '.join(_TITLE_FIELDS)}); it has {', '.join(frame.columns)}: "
-            "set --title_field="
+            f"{path} has no title column ({title_field or ', '.join(_TITLE_FIELDS)}); set --title_field= to one of "
+            f"{', '.join(frame.columns)}"
         )
     if settings["ITEM_ID_FIELD"] not in frame:
         raise DataError(f"{path} has no column '{settings['ITEM_ID_FIELD']}'; it has {', '.join(frame.columns)}")
@@ -275,8 +281,8 @@ def _check_splits(ratings: Ratings) -> None:
     for split in ("train", "valid"):
         labels = ratings.label[ratings.rows(split)]
         if labels.min() == labels.max():
-            liked = "liked" if labels[0] else "disliked"
+            only_class = "liked" if labels[0] else "disliked"
             raise DataError(
-                f"every {split} row of {ratings.name} is {liked}; training and early stopping need both classes: "
+                f"every {split} row of {ratings.name} is {only_class}; training and early stopping need both classes: "
                 "change the threshold or the split"
             )

@@ -1,19 +1,21 @@
-"""RecBole datasets over our rows: the same rows, labels, splits and histories for every model.
+"""RecBole datasets made from our rows: the same rows, labels, splits and histories for every model.
 
-Any of RecBole's dataset classes is given our rows instead of reading and splitting the `.inter` file itself; the
-user and item features of context models are still RecBole's to read.
+Each of RecBole's dataset classes gets our rows instead of reading and splitting the `.inter` file itself. RecBole still
+reads the user and item features of context models.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset
+from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_cora.data.protocol import SPLITS
@@ -24,7 +26,7 @@ from recbole_cora.errors import DataError
 if TYPE_CHECKING:
     from recbole_cora.settings.recbole_config import CoraConfig
 
-#: Interaction field with the index of the row in `Ratings` (int64; a RecBole float would lose it past 2^24).
+#: Interaction field with the index of the row in `Ratings`. It is int64: a RecBole float is inexact above 2^24.
 ROW = "row"
 
 _TYPE_TO_DATASET = {
@@ -34,7 +36,7 @@ _TYPE_TO_DATASET = {
 
 
 class _RowsMixin(Dataset):
-    """Replaces loading, filtering, labelling, augmentation and splitting; mixed in front of a RecBole dataset."""
+    """Replaces loading, filtering, labelling, augmentation and splitting of a RecBole dataset class."""
 
     def __init__(self, config: CoraConfig, ratings: Ratings, history_length: int | None) -> None:
         self.ratings, self.history_length = ratings, history_length
@@ -48,15 +50,14 @@ class _RowsMixin(Dataset):
         for field, source in ((self.uid_field, FeatureSource.USER_ID), (self.iid_field, FeatureSource.ITEM_ID)):
             self.field2type[field], self.field2source[field], self.field2seqlen[field] = FeatureType.TOKEN, source, 1
         self.set_field_property(self.label_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
-        wanted = self.config["load_col"] or {}
-        self.user_feat = self._features(token, dataset_path, FeatureSource.USER, "uid_field", wanted)
-        self.item_feat = self._features(token, dataset_path, FeatureSource.ITEM, "iid_field", wanted)
+        self.user_feat = self._features(token, dataset_path, FeatureSource.USER, "uid_field")
+        self.item_feat = self._features(token, dataset_path, FeatureSource.ITEM, "iid_field")
         self._load_additional_feat(token, dataset_path)
         if isinstance(self, KnowledgeBasedDataset):
             self._load_knowledge(token, dataset_path)
 
     def _load_knowledge(self, token: str, path: str) -> None:
-        """The triples of the `.kg` file, and which item is which entity by the `.link` file.
+        """Load the triples of the `.kg` file and the links between items and entities of the `.link` file.
 
         Raises:
             DataError: a file is missing, or lacks a column.
@@ -67,26 +68,27 @@ class _RowsMixin(Dataset):
         self.kg_feat = self._load_kg(token, path)
         self.item2entity, self.entity2item = self._load_link(token, path)
 
-    def _get_load_and_unload_col(self, source: Any) -> Any:
-        """As RecBole's; the files of a knowledge graph are read whole where `load_col` does not name them."""
+    def _get_load_and_unload_col(self, source: FeatureSource | str) -> tuple[set[str] | None, set[str] | None]:
+        """Return what RecBole returns, except that knowledge graph files are read whole if `load_col` omits them."""
         load, unload = super()._get_load_and_unload_col(source)
         whole = load == set() and source in (FeatureSource.KG, "link")
         return (None if whole else load), unload
 
-    def _features(self, token: str, path: str, source: FeatureSource, field: str, wanted: Any) -> pd.DataFrame | None:
-        if source.value not in wanted:
+    def _features(self, token: str, path: str, source: FeatureSource, field: str) -> pd.DataFrame | None:
+        """Return the features of the rated users or items; None if `load_col` does not name their file."""
+        if source.value not in (self.config["load_col"] or {}):
             return None
         feat = self._load_user_or_item_feat(token, path, source, field)
         rated = self.inter_feat[getattr(self, field)]
-        # An item that nobody rated would only lengthen the vocabulary; one without features keeps its rows.
+        # Items that nobody rated would only enlarge the vocabulary. Rated items without features keep their rows.
         return None if feat is None else feat[feat[getattr(self, field)].isin(rated)].reset_index(drop=True)
 
-    def get_preload_weight(self, field: str) -> Any:
-        """Preloaded vectors [ids, d] as float32: RecBole reads float64, which its KSR multiplies with float32."""
+    def get_preload_weight(self, field: str) -> NDArray[np.float32]:
+        """Return preloaded vectors [ids, d] as float32. RecBole's are float64, which its KSR multiplies by float32."""
         return super().get_preload_weight(field).astype(np.float32)
 
     def _data_filtering(self) -> None:
-        """Rows are final before RecBole sees them; of a knowledge graph, triples and links may be left out."""
+        """Filter only a knowledge graph's triples and links: the rows are final before RecBole sees them."""
         if not isinstance(self, KnowledgeBasedDataset):
             return
         self._filter_kg_by_triple_num()
@@ -95,23 +97,23 @@ class _RowsMixin(Dataset):
         rated = set(self.inter_feat[self.iid_field])
         links = {item: entity for item, entity in self.item2entity.items() if item in rated and entity in entities}
         self.item2entity, self.entity2item = links, {entity: item for item, entity in links.items()}
-        check_knowledge(self)  # RecBole drops the rows of an item without a link; here they stay, as for every model
+        check_knowledge(self)  # unlike RecBole, items without a link keep their rows: every model has the same rows
 
     def _set_label_by_threshold(self) -> None:
-        """Labels are final before RecBole sees them."""
+        """Do nothing: labels are final before RecBole sees them."""
 
     def _change_feat_format(self) -> None:
-        Dataset._change_feat_format(self)  # not SequentialDataset's: its augmentation takes dislikes for history
-        self.inter_feat.update(_interaction({ROW: torch.arange(len(self.ratings))}))
+        Dataset._change_feat_format(self)  # not SequentialDataset's: its augmentation adds disliked items to histories
+        self.inter_feat.update(Interaction({ROW: torch.arange(len(self.ratings))}))
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             self._attach_histories(self.config["MAX_ITEM_LIST_LENGTH"])
         elif self.history_length is not None:
             self._attach_histories(self.history_length)
 
     def _attach_histories(self, last: int) -> None:
-        """Each row's liked history as RecBole ids [R, T], oldest first, zero-padded right, and its length.
+        """Add each row's liked history as RecBole ids [R, T], oldest first and zero-padded right, and its length.
 
-        A user without history gets one padding item: RecBole's gather at `length - 1` needs a position to read.
+        An empty history has length 1, one padding item: RecBole's gather at `length - 1` needs a position to read.
         """
         r = self.ratings
         list_field = self.iid_field + self.config["LIST_SUFFIX"]
@@ -129,15 +131,15 @@ class _RowsMixin(Dataset):
         else:
             lists = np.zeros(present.shape, dtype=np.int64)
         fields = {list_field: torch.from_numpy(lists), length_field: torch.from_numpy(np.maximum(length, 1))}
-        if hasattr(self, "neg_item_list_field"):  # DIEN's: an item at random beside each of the history, but not it
+        if hasattr(self, "neg_item_list_field"):  # DIEN: a random other item for each item of the history
             other = np.random.default_rng(self.config["seed"]).integers(1, max(2, self.item_num - 1), len(r.liked))
             other += other >= ids[r.liked]
             negatives = np.where(present, other[np.where(present, position, 0)], 0) if len(r.liked) else lists
             fields[self.neg_item_list_field] = torch.from_numpy(negatives)
-        self.inter_feat.update(_interaction(fields))
+        self.inter_feat.update(Interaction(fields))
 
     def build(self) -> list[Dataset]:
-        """The three splits; a model that ignores labels is trained on the liked rows alone."""
+        """Return the three splits. A model that ignores labels is trained on the liked rows only."""
         self._change_feat_format()
         parts = []
         for split in SPLITS:
@@ -148,14 +150,8 @@ class _RowsMixin(Dataset):
         return parts
 
 
-def _interaction(fields: dict[str, torch.Tensor]) -> Any:
-    from recbole.data.interaction import Interaction
-
-    return Interaction(fields)
-
-
 def _check_columns(path: Path, fields: tuple[str, ...], config: CoraConfig) -> None:
-    """Raises DataError where an atomic file is missing or lacks one of these columns."""
+    """Raise DataError if an atomic file is missing or lacks one of these columns."""
     try:
         with path.open(encoding=config["encoding"]) as file:
             header = file.readline().rstrip("\r\n")
@@ -168,8 +164,13 @@ def _check_columns(path: Path, fields: tuple[str, ...], config: CoraConfig) -> N
 
 
 def make_dataset(config: CoraConfig, ratings: Ratings, history_length: int | None = None) -> Dataset:
-    """Return RecBole's dataset class for this model over our rows, each with its last `history_length` liked items."""
+    """Return RecBole's dataset for this model, made from our rows.
+
+    Args:
+        history_length: attach each row's last `history_length` liked items; None attaches no history, except for
+            sequential models, whose histories have MAX_ITEM_LIST_LENGTH items.
+    """
     module = importlib.import_module("recbole.data.dataset")
-    own = f"{config['model']}Dataset"
-    base = getattr(module, own if hasattr(module, own) else _TYPE_TO_DATASET.get(config["MODEL_TYPE"], "Dataset"))
+    name = f"{config['model']}Dataset"
+    base = getattr(module, name if hasattr(module, name) else _TYPE_TO_DATASET.get(config["MODEL_TYPE"], "Dataset"))
     return type(f"Rows{base.__name__}", (_RowsMixin, base), {})(config, ratings, history_length)

@@ -1,32 +1,42 @@
-"""What RecBole's models need of a dataset, of the settings and of installed packages: written down once, here.
+"""What RecBole's models require of the dataset, the settings and the installed packages.
 
-A model that lacks something is refused in one line before it is built. Everything here was read in RecBole 1.2.1's
-model files; `tests/test_recbole_models.py` runs every model with and without what it needs.
+If something is missing, a model is refused with a one-line error before it is built. The requirements come from RecBole
+1.2.1's model files; `tests/test_recbole_models.py` runs every model with and without what it requires.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from recbole.data.dataset import KnowledgeBasedDataset
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_cora.errors import CoraError, DataError, SettingError
+from recbole_cora.settings.kinds import SettingValues
 
-#: Model -> (settings under which it imports a package, the package's module, what to install).
-_PACKAGES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "KGAT": ({}, "dgl", "dgl"),
-    "KGIN": ({}, "torch_scatter", "torch-scatter"),
-    "MCCLK": ({}, "torch_scatter", "torch-scatter"),
-    "NCL": ({}, "faiss", "faiss-gpu"),
-    "NNCF": ({"neigh_info_method": "louvain"}, "community", "python-louvain"),
+
+class _Package(NamedTuple):
+    """A package that a model imports, and the settings under which it does; {} means always."""
+
+    module: str
+    pip_name: str
+    settings: SettingValues
+
+
+#: Model -> the package that it imports.
+_PACKAGES = {
+    "KGAT": _Package("dgl", "dgl", {}),
+    "KGIN": _Package("torch_scatter", "torch-scatter", {}),
+    "MCCLK": _Package("torch_scatter", "torch-scatter", {}),
+    "NCL": _Package("faiss", "faiss-gpu", {}),
+    "NNCF": _Package("community", "python-louvain", {"neigh_info_method": "louvain"}),
 }
 
-#: Model -> the setting that names item fields; it reads each of them from the `.item` file.
+#: Model -> the setting that names the item fields which the model reads from the `.item` file.
 _ITEM_FIELDS = {
     "FDSA": "selected_features",
     "GRU4RecF": "selected_features",
@@ -34,52 +44,64 @@ _ITEM_FIELDS = {
     "SASRecF": "selected_features",
 }
 
-#: Model -> ids whose vectors it takes from `preload_weight`.
+#: Model -> the ids whose vectors it reads from `preload_weight`.
 _VECTORS = {"GRU4RecKG": ("ent_id",), "KSR": ("ent_id", "rel_id")}
 
-#: Model -> (setting, its values under which weights of an earlier run are needed, settings that hold their folders).
-_PRETRAINED: dict[str, tuple[str, tuple[Any, ...], tuple[str, ...]]] = {
-    "ConvNCF": ("train_method", ("after_pretrain",), ("pre_model_path",)),
-    "KD_DAGFM": ("phase", ("distillation", "finetuning"), ("warm_up",)),
-    "NeuMF": ("use_pretrain", (True,), ("mf_pretrain_path", "mlp_pretrain_path")),
-    "RaCT": ("train_stage", ("critic_pretrain", "finetune"), ("pre_model_path",)),
-    "S3Rec": ("train_stage", ("finetune",), ("pre_model_path",)),
+
+class _Pretrained(NamedTuple):
+    """A setting, the values with which the model starts from earlier runs, and the settings that name their folders."""
+
+    setting: str
+    values: tuple[str | bool, ...]
+    folders: tuple[str, ...]
+
+
+#: Model -> the setting by which it starts from earlier runs.
+_PRETRAINED = {
+    "ConvNCF": _Pretrained("train_method", ("after_pretrain",), ("pre_model_path",)),
+    "KD_DAGFM": _Pretrained("phase", ("distillation", "finetuning"), ("warm_up",)),
+    "NeuMF": _Pretrained("use_pretrain", (True,), ("mf_pretrain_path", "mlp_pretrain_path")),
+    "RaCT": _Pretrained("train_stage", ("critic_pretrain", "finetune"), ("pre_model_path",)),
+    "S3Rec": _Pretrained("train_stage", ("finetune",), ("pre_model_path",)),
 }
 
 
-def check_files(settings: Mapping[str, Any]) -> None:
-    """Refuse a model whose packages or earlier runs are missing, before the data are read.
+def check_files(settings: SettingValues) -> None:
+    """Refuse a model whose packages or pretrained weights are missing, before the data are read.
 
     Args:
         settings: every setting by name.
 
     Raises:
-        SettingError: a package is not installed, or a setting is missing that the model cannot do without.
+        SettingError: a package is not installed, or a setting that the model requires is missing.
     """
     model = settings["model"]
     if model in _PACKAGES:
-        where, module, package = _PACKAGES[model]
-        if all(settings[key] == value for key, value in where.items()) and importlib.util.find_spec(module) is None:
-            setting = "".join(f" with {key}: {value}" for key, value in where.items())
+        package = _PACKAGES[model]
+        imports_it = all(settings[key] == value for key, value in package.settings.items())
+        if imports_it and importlib.util.find_spec(package.module) is None:
+            setting = "".join(f" with {key}: {value}" for key, value in package.settings.items())
             raise SettingError(
-                f"{model}{setting} needs the package '{module}', which is not installed; pip install {package}"
+                f"{model}{setting} needs the package '{package.module}', which is not installed; "
+                f"pip install {package.pip_name}"
             )
     if settings["log_wandb"] and importlib.util.find_spec("wandb") is None:
         raise SettingError("log_wandb needs the package 'wandb', which is not installed; pip install wandb")
     for field in _VECTORS.get(model, ()):
         _check_vectors_are_set(settings, field)
     if model in _PRETRAINED:
-        setting, values, folders = _PRETRAINED[model]
-        for folder in folders if settings[setting] in values else ():
+        pretrained = _PRETRAINED[model]
+        value = settings[pretrained.setting]
+        for folder in pretrained.folders if value in pretrained.values else ():
             if not settings.get(folder):
                 raise SettingError(
-                    f"{model} with {setting}: {settings[setting]} needs --{folder}=, the folder of the run that "
-                    "trained the weights it begins with"
+                    f"{model} with {pretrained.setting}: {value} needs --{folder}=, the folder of the run that trained "
+                    "its initial weights"
                 )
 
 
-def check_dataset(settings: Mapping[str, Any], dataset: Any) -> None:
-    """Refuse a model that lacks a field, vectors or enough items, before it is built.
+def check_dataset(settings: SettingValues, dataset: Dataset) -> None:
+    """Refuse a model if the dataset lacks a field, vectors or enough items for it, before it is built.
 
     Args:
         settings: every setting by name.
@@ -99,7 +121,7 @@ def check_dataset(settings: Mapping[str, Any], dataset: Any) -> None:
         check(settings, dataset)
 
 
-def _check_item_fields(settings: Mapping[str, Any], dataset: Any, setting: str) -> None:
+def _check_item_fields(settings: SettingValues, dataset: Dataset, setting: str) -> None:
     names = settings[setting]
     names = names if isinstance(names, list) else [names]
     loaded = [] if dataset.item_feat is None else list(dataset.item_feat.columns)
@@ -109,24 +131,24 @@ def _check_item_fields(settings: Mapping[str, Any], dataset: Any, setting: str) 
         raise DataError(
             f"{settings['model']} reads the item field '{missing[0]}' ({setting}), which is not loaded; load it with "
             f"--load_col='{{inter: [{settings['USER_ID_FIELD']}, {settings['ITEM_ID_FIELD']}], item: [{fields}]}}', "
-            f"or name others with --{setting}="
+            f"or name other fields with --{setting}="
         )
     if settings["model"] == "S3Rec" and dataset.field2type[names[0]] != FeatureType.TOKEN_SEQ:
-        raise DataError(f"S3Rec needs a field of type token_seq as {setting}; '{names[0]}' is another")
+        raise DataError(f"S3Rec needs a field of type token_seq as {setting}; '{names[0]}' is of another type")
 
 
-def _check_vectors_are_set(settings: Mapping[str, Any], field: str) -> None:
+def _check_vectors_are_set(settings: SettingValues, field: str) -> None:
     kind, suffix = ("entity", "ent") if field == "ent_id" else ("relation", "rel")
-    for key, wanted in (("preload_weight", f"{{{field}: {suffix}_vec}}"), (f"alias_of_{kind}_id", f"[{field}]")):
+    for key, example in (("preload_weight", f"{{{field}: {suffix}_vec}}"), (f"alias_of_{kind}_id", f"[{field}]")):
         if field not in (settings[key] or ()):
             raise SettingError(
                 f"{settings['model']} needs vectors of the {kind} ids: a file {settings['dataset']}.{suffix} with the "
                 f"columns {field}:token and {suffix}_vec:float_seq, named in additional_feat_suffix and load_col; and "
-                f"--{key}='{wanted}'"
+                f"--{key}='{example}'"
             )
 
 
-def _check_vectors(settings: Mapping[str, Any], dataset: Any, field: str) -> None:
+def _check_vectors(settings: SettingValues, dataset: Dataset, field: str) -> None:
     key = "kg_embedding_size" if settings["model"] == "KSR" else "embedding_size"
     size = dataset._preloaded_weight[field].shape[1:]
     if size != (settings[key],):
@@ -136,18 +158,18 @@ def _check_vectors(settings: Mapping[str, Any], dataset: Any, field: str) -> Non
         )
 
 
-def _check_candidates(settings: Mapping[str, Any], dataset: Any) -> None:
-    """The CPR models take the best `reranker_CAN_NUM` of all items."""
+def _check_candidates(settings: SettingValues, dataset: Dataset) -> None:
+    """Check that there are enough items for the CPR models, which take the best `reranker_CAN_NUM` of all items."""
     _check_best(settings, dataset, "reranker_CAN_NUM", map(int, str(settings["reranker_CAN_NUM"]).split(",")))
 
 
-def _check_critic(settings: Mapping[str, Any], dataset: Any) -> None:
-    """RaCT's critic learns NDCG of the best `metrics_k` items."""
+def _check_critic(settings: SettingValues, dataset: Dataset) -> None:
+    """Check that there are enough items for RaCT's critic, which learns the NDCG of the best `metrics_k` items."""
     if settings["train_stage"] == "critic_pretrain":
         _check_best(settings, dataset, "metrics_k", [settings["metrics_k"]])
 
 
-def _check_best(settings: Mapping[str, Any], dataset: Any, key: str, counts: Iterable[int]) -> None:
+def _check_best(settings: SettingValues, dataset: Dataset, key: str, counts: Iterable[int]) -> None:
     most, items = max(counts), dataset.num(settings["ITEM_ID_FIELD"])
     if most > items:
         raise SettingError(
@@ -155,31 +177,31 @@ def _check_best(settings: Mapping[str, Any], dataset: Any, key: str, counts: Ite
         )
 
 
-def _check_towers(settings: Mapping[str, Any], dataset: Any) -> None:
-    """DSSM's layers count every float field, but it embeds those in `numerical_features` alone."""
+def _check_towers(settings: SettingValues, dataset: Dataset) -> None:
+    """Check DSSM's float fields: its layers count all of them, but it only embeds those in `numerical_features`."""
     sources = [FeatureSource.USER, FeatureSource.ITEM]
     for field in dataset.fields(source=sources, ftype=[FeatureType.FLOAT, FeatureType.FLOAT_SEQ]):
         if field not in settings["numerical_features"]:
             raise SettingError(
-                f"DSSM needs every float field that is loaded in numerical_features; '{field}' is not: add it, or "
+                f"DSSM needs every loaded float field in numerical_features, but '{field}' is not there; add it, or "
                 "leave it out of load_col"
             )
 
 
-def _check_float_lists(settings: Mapping[str, Any], dataset: Any) -> None:
-    """FwFM embeds lists of numbers, but forgets them among its fields."""
+def _check_float_lists(settings: SettingValues, dataset: Dataset) -> None:
+    """Check that FwFM has no lists of numbers: it embeds them, but does not count them as fields."""
     for field in dataset.fields(source=[FeatureSource.USER, FeatureSource.ITEM], ftype=[FeatureType.FLOAT_SEQ]):
         if field in settings["numerical_features"]:
             raise SettingError(f"FwFM takes no fields of type float_seq; leave '{field}' out of numerical_features")
 
 
-def _check_categories(settings: Mapping[str, Any], dataset: Any) -> None:
-    """LDiffRec clusters items by their vectors."""
+def _check_categories(settings: SettingValues, dataset: Dataset) -> None:
+    """Check what LDiffRec needs to cluster items: their vectors and a package."""
     if settings["n_cate"] <= 1:
         return
     path = Path(dataset.dataset_path) / "item_emb.npy"
     if not path.is_file():
-        raise DataError(f"LDiffRec with n_cate above 1 needs item vectors in {path}, which is not there")
+        raise DataError(f"LDiffRec with n_cate above 1 needs item vectors in {path}, which does not exist")
     if importlib.util.find_spec("kmeans_pytorch") is None:
         raise SettingError(
             "LDiffRec with n_cate above 1 needs the package 'kmeans_pytorch', which is not installed; "
@@ -187,7 +209,7 @@ def _check_categories(settings: Mapping[str, Any], dataset: Any) -> None:
         )
 
 
-_CHECKS: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
+_CHECKS: dict[str, Callable[[SettingValues, Dataset], None]] = {
     "DSSM": _check_towers,
     "FwFM": _check_float_lists,
     "GRU4RecCPR": _check_candidates,
@@ -198,10 +220,10 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
 
 
 def check_knowledge(dataset: KnowledgeBasedDataset) -> None:
-    """Refuse links from which RecBole would make wrong entity ids: it takes one item an entity, and one entity an item.
+    """Refuse links that would give wrong entity ids: RecBole assumes one item per entity and one entity per item.
 
     Args:
-        dataset: with `kg_feat` and `item2entity` loaded, as RecBole loads them.
+        dataset: has `kg_feat` and `item2entity` as RecBole loads them.
 
     Raises:
         DataError: two items are linked to one entity, or no item is linked to an entity of the `.kg` file.
@@ -211,7 +233,7 @@ def check_knowledge(dataset: KnowledgeBasedDataset) -> None:
         if entity in items:
             raise DataError(
                 f"{dataset.dataset_name}.link links the items '{items[entity]}' and '{item}' to one entity, "
-                f"'{entity}'; RecBole's knowledge-graph models need an entity for each"
+                f"'{entity}'; RecBole's knowledge-graph models need a separate entity for each item"
             )
         items[entity] = item
     if not items:
@@ -223,23 +245,21 @@ def check_knowledge(dataset: KnowledgeBasedDataset) -> None:
 
 @contextmanager
 def one_line(model: type) -> Iterator[None]:
-    """Where RecBole's code raises while it builds one of its models, say so in one line, with the model's name.
+    """Turn an exception that RecBole raises while it builds one of its models into one line with the model's name.
 
-    The last net, below the checks above. The code of this package's models is let through: its errors are bugs.
+    This catches what the checks above do not. Exceptions of this package's models pass through: they are bugs.
 
     Raises:
-        SettingError: in place of whatever was raised.
+        SettingError: in place of RecBole's exception.
     """
     try:
         yield
-    except CoraError:
-        raise
-    except MemoryError:
+    except (CoraError, MemoryError):
         raise
     except Exception as error:
         if not model.__module__.startswith("recbole.") or "out of memory" in str(error):
             raise
-        what = " ".join(str(error).split()) or "no message"
+        message = " ".join(str(error).split()) or "no message"
         raise SettingError(
-            f"RecBole cannot build {model.__name__} with these data and settings ({type(error).__name__}: {what})"
+            f"RecBole cannot build {model.__name__} with these data and settings ({type(error).__name__}: {message})"
         ) from error

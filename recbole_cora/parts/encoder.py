@@ -34,7 +34,7 @@ def ready_encoder(config: CoraConfig, ratings: Ratings) -> tuple[CFEncoder, Stag
     folder = Path(config["cf_checkpoint"]) if config["cf_checkpoint"] else None
     if folder:
         options = {**shared_settings(config, shaping=False), **options}
-        settings = read_run(folder).resolved(options, "cf_checkpoint", config["dataset"])
+        settings = read_run(folder).settings_with(options, "cf_checkpoint", config["dataset"])
         encoder_config = CoraConfig(model_class(name), config["dataset"], settings=settings)
     else:
         encoder_config = stage_config(config, name, {**presets, **options})

@@ -122,7 +122,7 @@ def _tallrec_state(config: CoraConfig, ratings: Ratings, parts: Parts) -> dict[s
         if saved.model != "TALLRec":
             raise CheckpointError(f"--lora_checkpoint={folder} is a run of {saved.model}; expected one of TALLRec")
         options = {**shared_settings(config, shaping=False), **_chosen(config, LoRA), **config["lora_config"]}
-        settings = saved.resolved(options, "lora_checkpoint", config["dataset"])
+        settings = saved.settings_with(options, "lora_checkpoint", config["dataset"])
     else:
         options = {**_chosen(config, LLM), **_chosen(config, LoRA), "show_titles": True, **config["lora_config"]}
         settings = stage_config(config, "TALLRec", options).settings

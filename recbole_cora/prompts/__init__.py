@@ -1,1 +1,1 @@
-"""Text prompts: templates, their words, and every row's prompt in an LLM's tokens."""
+"""Text prompts: templates, the words that fill them, and every row's prompt in an LLM's tokens."""

@@ -1,4 +1,4 @@
-"""From a prompt's words to token ids, for one tokenizer."""
+"""Prompts encoded as the token ids of one tokenizer."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recbole_cora.errors import LLMError
 from recbole_cora.files import content_key
-from recbole_cora.prompts.template import Asked, Prompt, Template, clean_title
+from recbole_cora.prompts.template import Prompt, PromptWords, Template, clean_title
 
-#: Minimum characters of a shortened title: less says nothing.
+#: A title is never shortened to fewer characters: they would say nothing.
 _LEAST_TITLE = 20
-_CUT = "..."
+_ELLIPSIS = "..."
 
-#: Version of `PromptEncoder`, in its key: raise it when the same titles give other tokens than before.
+#: Part of the key of `PromptEncoder`. Raise it when the same titles give different tokens than before.
 _VERSION = 3
 
 
 class Tokens(NamedTuple):
-    """A prompt's token ids, and where its question (all after the history) begins."""
+    """A prompt's token ids, and the index at which its question, the text after the history, begins."""
 
     ids: list[int]
-    question: int | None
+    question_start: int | None
 
 
 class PromptEncoder:
-    """Prompts as token ids, for one tokenizer.
+    """Encodes prompts as token ids, for one tokenizer.
 
-    Titles are plain text: where one contains the spelling of a control token (`</s>`, `<|endoftext|>`), a space
-    after its first character breaks it. Splitting by the tokenizer's own `split_special_tokens` would do so for the
-    template as well, whose control tokens (of a chat model) must keep their meaning.
+    Titles are plain text. If a title spells a control token (`</s>`, `<|endoftext|>`), a space after its first
+    character breaks the spelling. The tokenizer's own `split_special_tokens` is not used: it would also break the
+    control tokens of the template, which must keep their meaning for a chat model.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        template: the question.
-        max_tokens: prompts are shortened to this many, oldest history first; then the title asked about, from its end.
-        history_items: at most this many titles of the history, the latest.
+        template: the text around the history and the title.
+        max_tokens: longest prompt. Longer ones first lose the oldest history items, then the end of the target's title.
+        history_items: the number of latest history items that a prompt shows.
 
     Attributes:
-        shortened: how many prompts have lost history items to `max_tokens`.
-        shortened_titles: how many prompts ask about a title that has lost its end to it.
+        shortened: number of prompts that lost history items to fit into `max_tokens`.
+        shortened_titles: number of prompts whose target's title lost its end to fit.
     """
 
     def __init__(self, tokenizer: Any, template: Template, max_tokens: int, history_items: int = 10) -> None:
@@ -52,15 +53,15 @@ class PromptEncoder:
         self.max_tokens = max_tokens
         self.history_items = history_items
         self.shortened = self.shortened_titles = 0
-        self._control = _control_pattern(tokenizer)
+        self._control_tokens = _control_pattern(tokenizer)
         self._plain = lru_cache(maxsize=1 << 16)(self._as_plain_text)  # a title is in many prompts
-        self._cut = lru_cache(maxsize=1 << 16)(self._cut_title)
+        self._with_cut_title = lru_cache(maxsize=1 << 16)(self._cut_title)
         bos = tokenizer.bos_token_id
         first = tokenizer("a")["input_ids"][:1]
         self._bos = [bos] if bos is not None and first == [bos] else []
 
     def key(self) -> str:
-        """Changes with whatever changes the tokens of the same titles: tokenizer, template, limits, this code."""
+        """Return a key of the tokenizer, the template, the token limit and the version of this code."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         vocabulary = backend.to_str() if backend is not None else self.tokenizer.get_vocab()
         template = (self.template.before, self.template.between, self.template.after)
@@ -68,85 +69,92 @@ class PromptEncoder:
 
     @cached_property
     def slot(self) -> str:
-        """Stands in a prompt's words where a vector will stand: a control token that the template does not use.
+        """The control token that marks the place of a vector in a prompt's words; the template does not use it.
 
         Raises:
-            LLMError: the tokenizer has none.
+            LLMError: the tokenizer has no such token.
         """
-        tokenizer, used = self.tokenizer, "".join((self.template.before, self.template.between, self.template.after))
+        tokenizer = self.tokenizer
+        template_text = "".join((self.template.before, self.template.between, self.template.after))
         for token in (tokenizer.unk_token, tokenizer.pad_token, tokenizer.eos_token, *tokenizer.all_special_tokens):
-            if token and token not in used and len(self._ids([f"a{token}a"])[0]) > 2:
+            if token and token not in template_text and len(self._ids([f"a{token}a"])[0]) > 2:
                 return str(token)
-        raise LLMError("the tokenizer has no control token that can stand for a vector in the prompt")
+        raise LLMError(
+            "the tokenizer has no unused control token to mark the place of a vector in the prompt; use another LLM"
+        )
 
-    def slots(self, ids: Any) -> list[int]:
-        """Where the slots are in a prompt's token ids."""
+    def slots(self, ids: Sequence[int] | NDArray[np.int32]) -> list[int]:
+        """Return the positions of the slots in a prompt's token ids."""
         token = self.tokenizer.convert_tokens_to_ids(self.slot)
-        places = np.flatnonzero(np.asarray(ids) == token).tolist()
-        return places[1:] if self._bos == [token] else places
+        positions = np.flatnonzero(np.asarray(ids) == token).tolist()
+        return positions[1:] if self._bos == [token] else positions
 
-    def prompt(self, asked: Asked) -> Prompt:
-        """The prompt in its parts: titles cleaned, control tokens broken, the latest `history_items` kept."""
-        history = None if asked.history is None else [self._plain(liked) for liked in self._latest(asked.history)]
-        title = None if asked.title is None else self._plain(asked.title)
-        return self.template.prompt(history, title, asked.user, asked.item)
+    def prompt(self, words: PromptWords) -> Prompt:
+        """Return the prompt, with titles cleaned, control tokens broken and only the latest `history_items`."""
+        history = None if words.history is None else [self._plain(title) for title in self._last_items(words.history)]
+        title = None if words.title is None else self._plain(words.title)
+        return self.template.prompt(history, title, words.user, words.item)
 
     def text(self, history: Sequence[str], title: str) -> str:
-        """The prompt for these titles as it reads, before any shortening."""
-        return self.prompt(Asked(history, title)).text
+        """Return the text of the prompt for these titles, before any shortening."""
+        return self.prompt(PromptWords(history, title)).text
 
     def encode(self, history: Sequence[str], title: str) -> list[int]:
-        """The token ids of the prompt for these titles, as `encode_all` makes them."""
-        return self.encode_all([Asked(history, title)])[0].ids
+        """Return the token ids of the prompt for these titles (see `encode_all`)."""
+        return self.encode_all([PromptWords(history, title)])[0].ids
 
-    def encode_all(self, rows: Sequence[Asked], *, questions: bool = False) -> list[Tokens]:
-        """Prompts as token ids, BOS first where the tokenizer itself begins with it, at most `max_tokens`.
+    def encode_all(self, rows: Sequence[PromptWords], *, questions: bool = False) -> list[Tokens]:
+        """Encode prompts as token ids, at most `max_tokens` each; BOS comes first if the tokenizer itself adds it.
 
         Args:
-            questions: find where each question begins: after the tokens that it shares with the prompt's beginning read
-                alone (template and history), at least one. A token may not be cut, so the question's first may be one
-                that is partly history's last.
+            questions: also find where each question begins. The prompt's beginning (template and history) is encoded on
+                its own, and the question begins after the tokens that both encodings share, but after at least one
+                token. Tokens cannot be split, so the question's first token may contain the history's last characters.
 
         Raises:
             LLMError: a question does not fit even without history and with 20 characters of its title.
         """
-        shown = [self.prompt(asked) for asked in rows]
-        ids = self._ids([prompt.text for prompt in shown])
-        for n, asked in enumerate(rows):
+        prompts = [self.prompt(words) for words in rows]
+        ids = self._ids([prompt.text for prompt in prompts])
+        for n, words in enumerate(rows):
             if len(ids[n]) > self.max_tokens:
-                shown[n], ids[n] = self._shortened(asked)
+                prompts[n], ids[n] = self._shorten(words)
         if not questions:
             return [Tokens(row, None) for row in ids]
-        beginnings = [prompt.beginning for prompt in shown]
-        distinct = list(dict.fromkeys(beginnings))  # one user's candidates share theirs
-        alone = dict(zip(distinct, self._ids(distinct), strict=True))
-        return [Tokens(row, max(1, _shared(row, alone[text]))) for row, text in zip(ids, beginnings, strict=True)]
+        beginnings = [prompt.beginning for prompt in prompts]
+        distinct = list(dict.fromkeys(beginnings))  # all candidates of one user share a beginning
+        beginning_ids = dict(zip(distinct, self._ids(distinct), strict=True))
+        return [
+            Tokens(row, max(1, _common_prefix(row, beginning_ids[text])))
+            for row, text in zip(ids, beginnings, strict=True)
+        ]
 
-    def _shortened(self, asked: Asked) -> tuple[Prompt, list[int]]:
-        latest = self._latest(asked.history or [])
-        for dropped in range(1, len(latest) + 1):
-            prompt = self.prompt(asked._replace(history=latest[dropped:]))
+    def _shorten(self, words: PromptWords) -> tuple[Prompt, list[int]]:
+        """Drop history items, oldest first, until the prompt fits; without history, cut the title."""
+        history = self._last_items(words.history or [])
+        for dropped in range(1, len(history) + 1):
+            prompt = self.prompt(words._replace(history=history[dropped:]))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
                 self.shortened += 1
                 return prompt, ids
-        cut = self._cut(asked._replace(history=None if asked.history is None else ()))
-        self.shortened += bool(latest)
+        prompt, ids = self._with_cut_title(words._replace(history=None if words.history is None else ()))
+        self.shortened += bool(history)
         self.shortened_titles += 1
-        return cut
+        return prompt, ids
 
-    def _cut_title(self, asked: Asked) -> tuple[Prompt, list[int]]:
-        """The prompt with as much of the title's beginning as fits, marked by `...`.
+    def _cut_title(self, words: PromptWords) -> tuple[Prompt, list[int]]:
+        """Return the prompt with as much of the title's beginning as fits, followed by `...`.
 
         Raises:
             LLMError: not even 20 characters fit.
         """
-        title = clean_title(asked.title or "")
+        title = clean_title(words.title or "")
         fitting: tuple[Prompt, list[int]] | None = None
         least, most = _LEAST_TITLE, len(title) - 1
-        while least <= most:  # more characters are more tokens, nearly always: what is returned has been measured
+        while least <= most:  # more characters are nearly always more tokens; a returned prompt is known to fit
             middle = (least + most) // 2
-            prompt = self.prompt(asked._replace(title=title[:middle].rstrip() + _CUT))
+            prompt = self.prompt(words._replace(title=title[:middle].rstrip() + _ELLIPSIS))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
                 fitting, least = (prompt, ids), middle + 1
@@ -154,40 +162,40 @@ class PromptEncoder:
                 most = middle - 1
         if fitting is not None:
             return fitting
-        ids = self._ids([self.prompt(asked).text])[0]
+        ids = self._ids([self.prompt(words).text])[0]
         raise LLMError(
             f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
-            f"use an LLM with a longer context, or a shorter template (item '{(asked.title or '')[:60]}')"
+            f"use an LLM with a longer context, or a shorter template (item '{(words.title or '')[:60]}')"
         )
 
-    def _latest(self, history: Sequence[str]) -> list[str]:
+    def _last_items(self, history: Sequence[str]) -> list[str]:
         return list(history[max(0, len(history) - self.history_items) :])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        lean = {"return_attention_mask": False, "return_token_type_ids": False}
-        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False, **lean)["input_ids"]
-        return [ids if ids[:1] == self._bos else [*self._bos, *ids] for ids in rows]  # a template may write its BOS
+        ids_only = {"return_attention_mask": False, "return_token_type_ids": False}
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False, **ids_only)["input_ids"]
+        return [ids if ids[:1] == self._bos else [*self._bos, *ids] for ids in rows]  # a template may begin with BOS
 
     def _as_plain_text(self, title: str) -> str:
         title = clean_title(title)
-        if self._control is None:
+        if self._control_tokens is None:
             return title
-        while True:  # a broken token may uncover another: "<</s>/s>"
-            broken = self._control.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
+        while True:  # breaking one token may form another: "<</s>/s>"
+            broken = self._control_tokens.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
             if broken == title:
                 return title
             title = broken
 
 
-def _shared(one: list[int], other: list[int]) -> int:
-    """How many first tokens are the same."""
+def _common_prefix(one: list[int], other: list[int]) -> int:
+    """Return the length of the common prefix."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
-    """Matches every control token's spelling; ordinary words that someone added to a vocabulary stay whole."""
+    """Return a pattern for the spellings of all control tokens. Ordinary words added to a vocabulary do not match."""
     spellings = set(tokenizer.all_special_tokens)
     for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
         if token.special or set(token.content) & set("<>[]|"):

@@ -1,9 +1,10 @@
-"""From rows to prompts in an LLM's tokens: every row's text is built from `Ratings` and tokenised once, ever."""
+"""The prompt of every rated row, in an LLM's tokens. Prompts are tokenised once and then read from the cache."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +17,16 @@ from recbole_cora.data.ratings import Ratings
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key, write_json
 from recbole_cora.prompts.encoder import PromptEncoder
-from recbole_cora.prompts.template import Asked
+from recbole_cora.prompts.template import PromptWords
 
 _ROWS_AT_ONCE = 2000
-#: Of the files in the cache, in its key: raise it where their layout changes, or which history a row's prompt shows.
-#: (`prompts._VERSION` is that of the words and tokens.)
+#: Part of the cache key. Raise it when the layout of the files changes, or the history that a row's prompt shows.
+#: (Changes of words and tokens have their own version in encoder.py.)
 _VERSION = 1
 
 
 def titles_of(ratings: Ratings) -> list[str]:
-    """One title per item token. Raises DataError where the dataset has none."""
+    """Return one title per item token. Raises DataError if the dataset has no titles."""
     if ratings.titles is None:
         raise DataError(
             f"{ratings.name} has no titles: a prompt needs {ratings.name}.item with a column item_id:token and a "
@@ -35,35 +36,36 @@ def titles_of(ratings: Ratings) -> list[str]:
 
 
 class Features(NamedTuple):
-    """What prompts say of a row's user and of its item beside their titles.
+    """Texts about a row's user and item that its prompt shows in addition to the titles.
 
-    user, item: of every row [R]; or one text for all, such as slots for vectors; "": nothing.
+    user, item: one text per row [R], or one for all rows, such as slots for vectors. "" adds nothing.
     """
 
     user: str | Sequence[str] = ""
     item: str | Sequence[str] = ""
 
     def of(self, row: int) -> tuple[str, str]:
-        """Of one row."""
+        """Return the user's and the item's text for one row."""
         user, item = (side if isinstance(side, str) else side[row] for side in self)
         return user, item
 
 
 class RowPrompts:
-    """`prompts[row]` is the row's prompt as token ids [L]; they lie in a file, mapped into memory.
+    """The prompts of all rows: `prompts[row]` is a row's prompt as token ids [L], in a memory-mapped file.
 
     Args:
-        ratings, encoder: what is asked, and in which tokens.
-        history_items: last liked items in a prompt.
-        cache_dir: the file's folder is made here, kept by tokenizer, template and data.
+        ratings: the rows.
+        encoder: turns words into tokens.
+        history_items: number of latest liked items in a prompt.
+        cache_dir: holds a folder of files per tokenizer, template and data.
         questions: also find where each row's question begins.
-        features: of users and items, beside their titles.
-        show_titles: of the history and of the target.
+        features: texts about users and items in addition to their titles.
+        show_titles: whether prompts show the titles of the history and of the target.
 
     Attributes:
-        key: changes with whatever changes a prompt's tokens.
-        shortened: how many prompts lost history items to fit the context window.
-        shortened_titles: how many ask about a title that lost its end to fit it.
+        key: changes when the tokens of any prompt may have changed.
+        shortened: number of prompts that lost history items to fit into the context window.
+        shortened_titles: number of prompts whose target's title lost its end to fit.
     """
 
     def __init__(
@@ -74,86 +76,107 @@ class RowPrompts:
         cache_dir: Path,
         *,
         questions: bool = False,
-        features: Features = Features(),  # noqa: B008  (it cannot be changed)
+        features: Features = Features(),  # noqa: B008  (immutable)
         show_titles: bool = True,
         show_progress: bool = False,
     ) -> None:
-        self._ratings, self._titles, self._encoder, self._last = ratings, titles_of(ratings), encoder, history_items
-        self._features, self._show_titles = features, show_titles
+        self._ratings, self._titles, self._encoder = ratings, titles_of(ratings), encoder
+        self._history_items, self._features, self._show_titles = history_items, features, show_titles
         self.key = self._key(questions)
         folder = cache_dir / f"{ratings.name}-{self.key}"
-        self._ids, self._ends, self._questions, self.shortened, self.shortened_titles = cached(
+        self._tokens: _TokenisedPrompts = cached(
             folder,
             lambda temporary: self._tokenise(temporary, questions, show_progress),
             lambda entry: _load(entry, len(ratings), questions),
         )
+        self.shortened, self.shortened_titles = self._tokens.shortened, self._tokens.shortened_titles
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
-        return self._ids[self._ends[row] : self._ends[row + 1]]
+        return self._tokens.ids[self._tokens.ends[row] : self._tokens.ends[row + 1]]
 
     def questions(self, rows: Sequence[int]) -> list[int] | None:
-        """Where the question begins in the prompts of these rows; None where that was not asked for."""
-        return None if self._questions is None else self._questions[list(rows)].tolist()
+        """Return where the question begins in the prompts of these rows; None if made without `questions`."""
+        starts = self._tokens.question_starts
+        return None if starts is None else starts[list(rows)].tolist()
 
     def of(self, rows: Sequence[int]) -> list[Any]:
-        """The prompts of these rows, [L] each."""
+        """Return the prompts of these rows, [L] each."""
         return [self[row] for row in rows]
 
     def slots(self, rows: Sequence[int]) -> list[list[int]]:
-        """Where the slots are in the prompts of these rows: the user's, then the item's."""
+        """Return the positions of the slots in the prompts of these rows: the user's, then the item's."""
         return [self._encoder.slots(self[row]) for row in rows]
 
     def text(self, row: int) -> str:
-        """The row's prompt as plain text."""
-        return self._encoder.prompt(self._asked(row)).text
+        """Return a row's prompt as plain text."""
+        return self._encoder.prompt(self._words(row)).text
 
-    def _asked(self, row: int) -> Asked:
-        user, item = self._features.of(row)
+    def _words(self, row: int) -> PromptWords:
+        user_text, item_text = self._features.of(row)
         if not self._show_titles:
-            return Asked(None, None, user, item)
-        history = [self._titles[item] for item in self._ratings.history(row, self._last)]
-        return Asked(history, self._titles[self._ratings.item[row]], user, item)
+            return PromptWords(None, None, user_text, item_text)
+        history = [self._titles[item] for item in self._ratings.history(row, self._history_items)]
+        return PromptWords(history, self._titles[self._ratings.item[row]], user_text, item_text)
 
     def _key(self, questions: bool) -> str:
         r = self._ratings
         columns = [np.ascontiguousarray(c).tobytes() for c in (r.item, r.liked, r.history_start, r.history_end)]
-        said = [side if isinstance(side, str) else list(side) for side in self._features]
+        features = [texts if isinstance(texts, str) else list(texts) for texts in self._features]
         return content_key(
-            _VERSION, self._encoder.key(), self._last, questions, self._titles, said, self._show_titles, *columns
-        )
+            _VERSION, self._encoder.key(), self._history_items, questions, self._titles, features, self._show_titles,
+            *columns,
+        )  # fmt: skip
 
     def _tokenise(self, folder: Path, questions: bool, show_progress: bool) -> None:
         total = len(self._ratings)
         ids: list[NDArray[np.int32]] = []
         lengths: list[int] = []
-        begins: list[Any] = []
+        question_starts: list[int | None] = []
         with tqdm(total=total, desc="tokenise prompts", unit="row", disable=not show_progress, leave=False) as bar:
             for start in range(0, total, _ROWS_AT_ONCE):
                 rows = range(start, min(start + _ROWS_AT_ONCE, total))
-                found = self._encoder.encode_all([self._asked(row) for row in rows], questions=questions)
-                ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in found]
-                lengths += [len(tokens.ids) for tokens in found]
-                begins += [tokens.question for tokens in found]
+                prompts = self._encoder.encode_all([self._words(row) for row in rows], questions=questions)
+                ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in prompts]
+                lengths += [len(tokens.ids) for tokens in prompts]
+                question_starts += [tokens.question_start for tokens in prompts]
                 bar.update(len(rows))
         np.save(folder / "ids.npy", np.concatenate(ids))
         np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         if questions:
-            np.save(folder / "questions.npy", np.asarray(begins, dtype=np.int32))
+            np.save(folder / "questions.npy", np.asarray(question_starts, dtype=np.int32))
         shortened = {"shortened": self._encoder.shortened, "shortened_titles": self._encoder.shortened_titles}
         write_json(folder / "prompts.json", {"rows": total, **shortened})
 
 
-def _load(folder: Path, rows: int, questions: bool) -> tuple[Any, Any, Any, int, int]:
-    """Ids of all prompts in one row, where each ends [R + 1], where its question begins [R], how many lost
-    history items, and how many a part of their title.
+@dataclass(frozen=True)
+class _TokenisedPrompts:
+    """The prompts of R rows, as the cache holds them.
+
+    Attributes:
+        ids: the token ids of all prompts, one after the other.
+        ends: row `r` has the ids `ends[r]` to `ends[r + 1]` [R + 1].
+        question_starts: index at which each row's question begins [R], if it was looked for.
+        shortened: number of prompts that lost history items.
+        shortened_titles: number of prompts that lost a part of the target's title.
+    """
+
+    ids: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    question_starts: NDArray[np.int32] | None
+    shortened: int
+    shortened_titles: int
+
+
+def _load(folder: Path, rows: int, questions: bool) -> _TokenisedPrompts:
+    """Read the prompts of a cache entry.
 
     Raises:
-        OSError, ValueError, EOFError, KeyError: a damaged file.
+        OSError, ValueError, EOFError, KeyError: a file is damaged.
     """
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     ends = np.load(folder / "ends.npy", allow_pickle=False)
-    begins = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
-    about = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    question_starts = np.load(folder / "questions.npy", allow_pickle=False) if questions else None
+    counts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     if len(ends) != rows + 1 or ends[-1] != len(ids):
-        raise ValueError(f"tokens of {len(ends) - 1} rows, expected {rows}")
-    return ids, ends, begins, about["shortened"], about["shortened_titles"]
+        raise ValueError(f"it has the tokens of {len(ends) - 1} rows, expected {rows}")
+    return _TokenisedPrompts(ids, ends, question_starts, counts["shortened"], counts["shortened_titles"])

@@ -1,8 +1,8 @@
-"""A prompt's words: the paper's question in plain text, from a template file and item titles.
+"""The words of a prompt: the paper's question in plain text, built from a template file and item titles.
 
 A template is a text file with the slots {history} and {title}, once each and in that order. It is split at the slots
-and never formatted, so a title that reads "{title}" or "%s" stays a title. Titles are quoted and joined by commas; the
-history of a user without one reads `nothing yet`.
+and never formatted, so a title that reads "{title}" or "%s" stays a title. Titles are quoted and joined by commas. An
+empty history reads `nothing yet`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NOT_SHOWN = "not shown"
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+")
 
 
-class Asked(NamedTuple):
-    """What one prompt asks, in words.
+class PromptWords(NamedTuple):
+    """The words that fill one prompt.
 
-    history: titles, oldest first; None: not shown.
-    title: of the target; None: not shown.
-    user, item: what is said of the user after the history, and of the item after its title (a code, or slots); "":
-        nothing.
+    history: titles, oldest first; None if the prompt does not show them.
+    title: the target's title; None if the prompt does not show it.
+    user, item: text about the user, placed after the history, and about the item, placed after its title: a code, or
+        slots for vectors. "" adds nothing.
     """
 
     history: Sequence[str] | None
@@ -38,20 +38,20 @@ class Asked(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A prompt in two parts: template and history, the same for every candidate item, and the question about one."""
+    """A prompt in two parts: the beginning (template and history), shared by all candidate items, and the question."""
 
     beginning: str
     question: str
 
     @property
     def text(self) -> str:
-        """The prompt as it reads."""
+        """The whole prompt."""
         return self.beginning + self.question
 
 
 @dataclass(frozen=True)
 class Template:
-    """The fixed text before the history, between history and title, and after the title."""
+    """The fixed text before the history, between the history and the title, and after the title."""
 
     before: str
     between: str
@@ -59,38 +59,38 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, name: str = "template") -> Template:
-        """Cut `text` at its two slots; white space at its end is dropped, so that the answer follows the last sign.
+        """Split `text` at its two slots. Trailing white space is dropped: the answer follows the last character.
 
         Raises:
             SettingError: a slot is missing, repeated, or in the wrong order.
         """
         for slot in ("{history}", "{title}"):
             if text.count(slot) != 1:
-                raise SettingError(f"{name}: has {slot} {text.count(slot)} times, expected it once")
+                raise SettingError(f"{name} contains {slot} {text.count(slot)} times; expected it once")
         before, rest = text.split("{history}")
         if "{title}" not in rest:
-            raise SettingError(f"{name}: has {{title}} before {{history}}, expected the history first")
+            raise SettingError(f"{name} has {{title}} before {{history}}; expected {{history}} first")
         between, after = rest.split("{title}")
         return cls(before, between, after.rstrip())
 
     def prompt(self, history: Sequence[str] | None, title: str | None, user: str = "", item: str = "") -> Prompt:
-        """The prompt for these words (see `Asked`), as they are."""
-        shown = NOT_SHOWN if history is None else NO_HISTORY
+        """Return the prompt for these words, unchanged; the arguments are the fields of `PromptWords`."""
+        history_text = NOT_SHOWN if history is None else NO_HISTORY
         if history:
-            liked = '", "'.join(history)
-            shown = f'"{liked}"'
-        target = NOT_SHOWN if title is None else f'"{title}"'
-        # Few words: to a small LLM, which has never read them, more of them drown the rest.
-        of_user = f" (user {user})" if user else ""
-        of_item = f" ({item})" if item else ""
-        return Prompt(f"{self.before}{shown}{of_user}", f"{self.between}{target}{of_item}{self.after}")
+            quoted = '", "'.join(history)
+            history_text = f'"{quoted}"'
+        title_text = NOT_SHOWN if title is None else f'"{title}"'
+        # Kept to a few words: a small LLM has never seen them, and more would drown out the rest.
+        user_text = f" (user {user})" if user else ""
+        item_text = f" ({item})" if item else ""
+        return Prompt(f"{self.before}{history_text}{user_text}", f"{self.between}{title_text}{item_text}{self.after}")
 
 
 def load_template(name_or_path: str) -> Template:
-    """A built-in template (movies, books, items) or the user's own text file.
+    """Load a built-in template (movies, books, items) or the user's own text file.
 
     Raises:
-        SettingError: neither, or a file without its two slots.
+        SettingError: there is no such template or file, or the file does not have its two slots.
     """
     folder = Path(__file__).parent / "templates"
     path = folder / f"{name_or_path}.txt" if name_or_path in BUILT_IN else Path(name_or_path).expanduser()
@@ -99,11 +99,11 @@ def load_template(name_or_path: str) -> Template:
     except (OSError, UnicodeDecodeError, ValueError):
         raise SettingError(
             f"no template '{name_or_path}'{nearest(name_or_path, BUILT_IN)}: expected one of {', '.join(BUILT_IN)}, "
-            f"or a UTF-8 text file with {{history}} and {{title}}"
+            f"or the path of a UTF-8 text file with {{history}} and {{title}}"
         ) from None
     return Template.parse(text, name_or_path)
 
 
 def clean_title(title: str) -> str:
-    """One line of `title`: control characters, lone surrogates and white space become single spaces; the rest stays."""
+    """Return `title` on one line. Runs of control characters, lone surrogates and white space become single spaces."""
     return _CONTROL_OR_SPACE.sub(" ", title).strip()

@@ -1,4 +1,4 @@
-"""`python -m recbole_cora.settings`: write properties/*.yaml and docs/settings.md from the declarations."""
+"""`python -m recbole_cora.settings`: generate properties/*.yaml and docs/settings.md from the declarations."""
 
 from __future__ import annotations
 

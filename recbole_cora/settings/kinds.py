@@ -1,4 +1,4 @@
-"""What a setting is: its name, type, range and default, and one sentence that says what it does."""
+"""A setting: its name, type, range, default and help."""
 
 from __future__ import annotations
 
@@ -8,35 +8,39 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from recbole_cora.errors import nearest
 
-#: How a type is named to a user.
+#: The values of settings, by key. A value is whatever YAML can express.
+SettingValues: TypeAlias = Mapping[str, Any]
+
+#: The names of types in messages.
 _NAMES = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list",
     dict: "a mapping such as {key: value}", object: "any value",
 }  # fmt: skip
+_ITEMS = {int: " of whole numbers", float: " of numbers", str: " of texts"}
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key that a user may set.
+    """One key that a user may set. The limits apply to the value or, for a list, to each item.
 
     Attributes:
         name: the key.
         kind: int, float, bool, str, list, dict, or object (anything).
-        default: where no preset, file or option says otherwise.
-        help: what it does, in a sentence.
-        optional: whether None (`~` in YAML) is a value too.
-        least, most: the smallest and largest number (of a list: item).
-        above, below: the same, but themselves outside the range.
-        one_of: the only values (of a list: items) there are.
-        item: kind of a list's items; object: anything.
-        letters: of a text: the letters that it may be made of, each at most once.
-        word: a text that stands for a value of its own beside the kind, such as `auto`.
-        shapes_results: False for what changes neither weights nor scores: paths, logging, how work is cut.
+        default: the value unless a preset, file or option sets another.
+        help: a sentence on what it does.
+        optional: whether None (`~` in YAML) is allowed.
+        least, most: smallest and largest number.
+        above, below: exclusive bounds of a number.
+        one_of: the allowed values, if they can be listed.
+        item: kind of a list's items; object allows anything.
+        letters: a text may only use these letters, each at most once.
+        word: a special text, such as `auto`, that is allowed in addition to values of `kind`.
+        shapes_results: False if it changes neither weights nor scores: paths, logging, how work is split up.
     """
 
     name: str
@@ -54,11 +58,11 @@ class Setting:
     word: str | None = None
     shapes_results: bool = True
 
-    def read(self, value: Any) -> Any:
-        """Return `value` as this setting holds it.
+    def read(self, value: object) -> Any:
+        """Return `value`, converted to this setting's type.
 
         Raises:
-            ValueError: it is of another type or outside the range; the message says what was got and expected.
+            ValueError: it has another type or is out of range; the message states the value and what was expected.
         """
         if value is None and self.optional:
             return None
@@ -66,20 +70,20 @@ class Setting:
             return list(self.one_of) if self.kind is list else value
         if self.kind is list:
             if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-                value = [value]  # one item may stand without brackets
+                value = [value]  # a single item needs no brackets
             if isinstance(value, (list, tuple)):
-                items = [self._one(item, self.item) for item in value]
+                items = [self._convert(item, self.item) for item in value]
                 if all(ok for ok, _ in items):
                     return [item for _, item in items]
         else:
-            ok, value_read = self._one(value, self.kind)
+            ok, converted = self._convert(value, self.kind)
             if ok:
-                return value_read
+                return converted
         near = nearest(value, map(str, self.one_of)) if isinstance(value, str) else ""
-        raise ValueError(f"{self.name} is {_shown(value)}{near}; expected {self.expected}")
+        raise ValueError(f"{self.name} is {_quoted(value)}{near}; expected {self.expected}")
 
-    def _one(self, value: Any, kind: Any) -> tuple[bool, Any]:
-        """Whether a single value is of `kind` and in range, and the value as it is then held."""
+    def _convert(self, value: Any, kind: type) -> tuple[bool, Any]:
+        """Return whether a single value is of `kind` and in range, and the value converted to it."""
         if kind is bool and isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
             value = value.lower() in _TRUE
         if kind is str and isinstance(value, int) and not isinstance(value, bool):
@@ -87,16 +91,16 @@ class Setting:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if isinstance(self.default, float) else value
         number = kind in (int, float)
-        right: Any = (int, float) if kind is float else kind
-        if not isinstance(value, right) or (number and isinstance(value, bool)):
+        python_type: Any = (int, float) if kind is float else kind
+        if not isinstance(value, python_type) or (number and isinstance(value, bool)):
             return False, value
         if number and not self._in_range(value):
             return False, value
-        if kind is str and ("\0" in value or not self._spelled(value)):
+        if kind is str and ("\0" in value or not self._has_only_letters(value)):
             return False, value
         return not self.one_of or value in self.one_of, value
 
-    def _spelled(self, text: str) -> bool:
+    def _has_only_letters(self, text: str) -> bool:
         return self.letters is None or (0 < len(text) == len(set(text)) and set(text) <= set(self.letters))
 
     def _in_range(self, value: float) -> bool:
@@ -113,17 +117,17 @@ class Setting:
         """The type and range in words, such as `a whole number of at least 1`."""
         options = ", ".join(map(str, self.one_of))
         if self.kind is list:
-            what = f"a list of some of {options}" if options else f"a list{_plural(self.item)}"
-            what += self._range if self.item in (int, float) else ""
+            values = f"a list of some of {options}" if options else f"a list{_ITEMS.get(self.item, '')}"
+            values += self._range if self.item in (int, float) else ""
         elif options:
-            what = f"one of {options}"
+            values = f"one of {options}"
         elif self.letters:
-            what = f"some of the letters {self.letters}, each at most once"
+            values = f"some of the letters {self.letters}, each at most once"
         else:
-            what = _NAMES[self.kind] + self._range
+            values = _NAMES[self.kind] + self._range
         words = [self.word] if self.word else []
         words += ["~ (none)"] if self.optional else []
-        return " or ".join([what, *words])
+        return " or ".join([values, *words])
 
     @property
     def _range(self) -> str:
@@ -131,11 +135,12 @@ class Setting:
         low = f"above {_number(self.above)}" if self.above is not None else low
         high = f"at most {_number(self.most)}" if self.most is not None else ""
         high = f"below {_number(self.below)}" if self.below is not None else high
-        return "".join(f" {part}" for part in (" and ".join(filter(None, (low, high))),) if part)
+        bounds = " and ".join(filter(None, (low, high)))
+        return f" {bounds}" if bounds else ""
 
     @property
     def short(self) -> str:
-        """The type and range as a comment has them, such as `int, at least 1`."""
+        """The type and range in short, for comments and --help, such as `int, at least 1`."""
         name = self.kind.__name__ if self.kind is not object else "any"
         if self.kind is list and self.item is not object:
             name = f"list of {self.item.__name__}"
@@ -148,21 +153,17 @@ class Setting:
         return name + (f" or {self.word}" if self.word else "") + (" or ~" if self.optional else "")
 
 
-def _plural(item: type) -> str:
-    return {int: " of whole numbers", float: " of numbers", str: " of texts"}.get(item, "")
-
-
 def _number(limit: float) -> str:
     return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = "~ (none)" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """Declare a field of a group of settings; `limits` are attributes of `Setting`."""
+def setting(default: Any, help: str, **limits: object) -> Any:
+    """Declare a field of a group of settings. `limits` are further attributes of `Setting`."""
     metadata = {"help": " ".join(help.split()), **limits}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -170,7 +171,7 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 def settings_of_group(group: type) -> dict[str, Setting]:
-    """The settings that a group (a frozen dataclass of `setting` fields) declares, by name, in order."""
+    """Return the settings of a group (a frozen dataclass of `setting` fields), by name and in order."""
     hints = typing.get_type_hints(group)
     declared = {}
     for field in dataclasses.fields(group):
@@ -185,7 +186,7 @@ def settings_of_group(group: type) -> dict[str, Setting]:
 
 
 def _kind_of(hint: Any) -> tuple[type, bool, type]:
-    """The kind, whether None is a value, and the kind of the items, of a field's type."""
+    """Return what a field's type hint says: its kind, whether None is allowed, and the kind of a list's items."""
     optional = False
     if isinstance(hint, types.UnionType):
         inner = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -197,5 +198,5 @@ def _kind_of(hint: Any) -> tuple[type, bool, type]:
 
 
 def defaults_of(declared: Mapping[str, Setting]) -> dict[str, Any]:
-    """The default of each setting."""
+    """Return the default of each setting."""
     return {name: each.default for name, each in declared.items()}

@@ -1,8 +1,4 @@
-"""Settings of this package's models: properties/model/. A model of its own is a frozen dataclass here.
-
-`needs` names the ready parts that a model is built from (see `recbole_cora.parts`), `defaults` are its own defaults of
-settings that every model has, and `kind` is RecBole's kind of model.
-"""
+"""Settings of this package's models, one frozen dataclass per model: properties/model/."""
 
 from __future__ import annotations
 
@@ -10,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from recbole_cora.errors import SettingError
-from recbole_cora.settings.kinds import setting
+from recbole_cora.settings.kinds import SettingValues, setting
 
-#: The replication's training, for every model that trains with an LLM; a "step" is a batch.
+#: Training settings of the replication, for every model that trains with an LLM. A "step" is a batch.
 _LLM_TRAINING: dict[str, Any] = {
     "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.001, "train_batch_size": 16, "eval_batch_size": 512,
     "steps_per_epoch": 100, "epochs": 200, "stopping_step": 20, "warmup_steps": 200, "valid_fraction": 0.5,
@@ -20,10 +16,16 @@ _LLM_TRAINING: dict[str, Any] = {
 
 
 class Model:
-    """What the settings of a model say beside its fields."""
+    """Base of a model's settings.
+
+    Attributes:
+        needs: names of the parts that the model is built from (see `recbole_cora.parts`).
+        defaults: the model's defaults of settings that every model has.
+        kind: RecBole's kind of model: general, context, sequential or knowledge.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[dict[str, Any]] = {}
+    defaults: ClassVar[SettingValues] = {}
     kind: ClassVar[str] = "general"
 
 
@@ -32,26 +34,29 @@ class CoRA(Model):
     """CoRA (recbole_cora/models/cora.py). Defaults are the paper's; llm/tiny.yaml scales them down for the tiny LLM."""
 
     needs = frozenset({"llm", "encoder"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "train_batch_size": 8}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING, "train_batch_size": 8}
 
     weights_on: str = setting(
         "prompt",
-        "Where the weights act. prompt: everywhere, as in the paper; question: after the history, which is then read "
-        "once for all candidate items. Train as you use.",
+        "Tokens on which the weights act. prompt: all, as in the paper; question: those after the history, so that the "
+        "history is read once for all candidate items. Train with the value that you score with.",
         one_of=("prompt", "question"),
     )
     prefix_cache_mb: int = setting(
-        1024, "With weights_on: question, memory for what the LLM has read of histories.", least=0, shapes_results=False
+        1024,
+        "With weights_on: question, memory for histories' keys and values.",
+        least=0,
+        shapes_results=False,
     )
-    queries: int = setting(4, "k, learnable queries.", least=1)
-    blocks: int = setting(8, "Self-attention, cross-attention, feed-forward.", least=1)
-    heads: int = setting(8, "Attention heads of a block; a divisor of hidden.", least=1)
-    hidden: int = setting(512, "h, width of a block.", least=1)
+    queries: int = setting(4, "k, the number of learnable queries.", least=1)
+    blocks: int = setting(8, "Blocks of self-attention, cross-attention and feed-forward.", least=1)
+    heads: int = setting(8, "Attention heads per block; must divide hidden.", least=1)
+    hidden: int = setting(512, "h, the width of a block.", least=1)
     feed_forward: int = setting(3072, "Width of a block's feed-forward network.", least=1)
     generator_dropout: float = setting(0.1, "Dropout within the blocks.", least=0, below=1)
-    rank: int = setting(16, "r of the collaborative weights.", least=1)
+    rank: int = setting(16, "r, the rank of the collaborative weights.", least=1)
     weight_types: str = setting(
-        "qkvo", "Weights that are generated: qkvof, qkvo, qkv, qko or qk in Table 4; f: up and down.",
+        "qkvo", "Weight types that are generated: qkvof, qkvo, qkv, qko or qk in Table 4. f: up and down.",
         letters="qkvof",
     )  # fmt: skip
     alpha_over_rank: float = setting(2.0, "Scale of the collaborative weights.", above=0)
@@ -67,7 +72,7 @@ class ICL(Model):
     """ICL (recbole_cora/models/icl.py). Nothing is trained."""
 
     needs = frozenset({"llm"})
-    defaults: ClassVar[dict[str, Any]] = {"eval_batch_size": 512}
+    defaults: ClassVar[SettingValues] = {"eval_batch_size": 512}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class TALLRec(Model):
     """TALLRec (recbole_cora/models/tallrec.py)."""
 
     needs = frozenset({"llm", "lora"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING, "learning_rate": 0.0001}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Prompt4NR(Model):
     """Prompt4NR (recbole_cora/models/prompt4nr.py)."""
 
     needs = frozenset({"llm", "lora"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING, "learning_rate": 0.0001}
 
 
 @dataclass(frozen=True)
@@ -91,28 +96,29 @@ class PersonPrompt(Model):
     """PersonPrompt (recbole_cora/models/personprompt.py)."""
 
     needs = frozenset({"llm"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.01}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING, "learning_rate": 0.01}
 
     init_std: float = setting(
-        0.1, "Standard deviation of the initial vectors around the mean token embedding, in spreads of embeddings.",
+        0.1, "Standard deviation of the initial vectors around the mean token embedding, as a multiple of the token "
+        "embeddings' spread.",
         least=0,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CoLLM(Model):
-    """CoLLM, stage 2 (recbole_cora/models/collm.py); stage 1 has TALLRec's settings (see lora_config)."""
+    """CoLLM, stage 2 (recbole_cora/models/collm.py). lora_config sets stage 1, a TALLRec."""
 
     needs = frozenset({"llm", "encoder", "tallrec"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING}
 
 
 @dataclass(frozen=True)
 class BinLLM(Model):
-    """BinLLM, last stage (recbole_cora/models/binllm.py); see codes_config and lora_config for the others."""
+    """BinLLM, last stage (recbole_cora/models/binllm.py). codes_config and lora_config set the other stages."""
 
     needs = frozenset({"llm", "codes", "tallrec"})
-    defaults: ClassVar[dict[str, Any]] = {**_LLM_TRAINING, "learning_rate": 0.0001}
+    defaults: ClassVar[SettingValues] = {**_LLM_TRAINING, "learning_rate": 0.0001}
 
 
 @dataclass(frozen=True)
@@ -120,23 +126,23 @@ class BinaryCodes(Model):
     """BinaryCodes (recbole_cora/models/binary_codes.py)."""
 
     needs = frozenset({"encoder"})
-    defaults: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[SettingValues] = {
         "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024, "epochs": 50, "stopping_step": 8,
     }  # fmt: skip
 
-    bits: int = setting(32, "Bits of a code.", least=1, most=256)
+    bits: int = setting(32, "Bits per code.", least=1, most=256)
 
 
 @dataclass(frozen=True)
 class MF(Model):
     """MF (recbole_cora/models/mf.py)."""
 
-    defaults: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[SettingValues] = {
         "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024, "epochs": 100, "stopping_step": 8,
     }  # fmt: skip
 
     embedding_size: int = setting(256, "c, the paper's 256.", least=1)
-    bias: bool = setting(True, "User, item and global biases. The published MF row has none: --bias=False.")
+    bias: bool = setting(True, "Learn user, item and global biases. The published MF row has none: --bias=False.")
     init_std: float | None = setting(
         0.01, "Standard deviation of the initial embeddings; ~ keeps RecBole's Xavier initialisation.", above=0
     )
@@ -146,13 +152,13 @@ class MF(Model):
 class LGCN(Model):
     """LGCN (recbole_cora/models/lgcn.py)."""
 
-    defaults: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[SettingValues] = {
         "learning_rate": 0.005, "weight_decay": 0.0, "train_batch_size": 4096, "epochs": 60, "stopping_step": 6,
     }  # fmt: skip
 
     embedding_size: int = setting(256, "c, the paper's 256.", least=1)
     n_layers: int = setting(2, "Propagation layers, the paper's 2.", least=0)
-    reg_weight: float = setting(0.0001, "L2 on the embeddings of a batch's users and items.", least=0)
+    reg_weight: float = setting(0.0001, "L2 penalty on the embeddings of a batch's users and items.", least=0)
 
 
 @dataclass(frozen=True)
@@ -160,23 +166,23 @@ class SAS(Model):
     """SAS (recbole_cora/models/sas.py)."""
 
     kind = "sequential"
-    defaults: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[SettingValues] = {
         "MAX_ITEM_LIST_LENGTH": 25, "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024,
         "epochs": 20, "stopping_step": 2,
     }  # fmt: skip
 
     n_layers: int = setting(2, "Transformer layers.", least=0)
-    n_heads: int = setting(2, "Attention heads; a divisor of hidden_size.", least=1)
-    hidden_size: int = setting(64, "c. The paper's 256 takes minutes an epoch on a CPU: --hidden_size=256.", least=1)
+    n_heads: int = setting(2, "Attention heads; must divide hidden_size.", least=1)
+    hidden_size: int = setting(64, "c. The paper's 256 takes minutes per epoch on a CPU: --hidden_size=256.", least=1)
     inner_size: int = setting(256, "Width of the feed-forward network.", least=1)
     hidden_dropout_prob: float = setting(0.5, "Dropout on hidden states.", least=0, below=1)
     attn_dropout_prob: float = setting(0.5, "Dropout on attention weights.", least=0, below=1)
     hidden_act: str = setting("gelu", "Activation.", one_of=("gelu", "relu", "swish", "tanh", "sigmoid"))
-    layer_norm_eps: float = setting(1e-12, "Added to a variance that is divided by.", above=0)
+    layer_norm_eps: float = setting(1e-12, "Added to the variance in layer normalisation.", above=0)
     initializer_range: float = setting(0.02, "Standard deviation of the initial weights.", above=0)
     loss_type: str = setting(
         "BPR",
-        "RecBole's constructor wants it; the loss is binary cross-entropy whatever it says.",
+        "Required by RecBole's constructor, but has no effect: the loss is always binary cross-entropy.",
         one_of=("BPR", "CE"),
     )
 
@@ -191,28 +197,28 @@ class SAS(Model):
 class Averages(Model):
     """Averages (recbole_cora/models/averages.py)."""
 
-    defaults: ClassVar[dict[str, Any]] = {"train_batch_size": 65536}
+    defaults: ClassVar[SettingValues] = {"train_batch_size": 65536}
 
-    pseudo_rows: float = setting(5.0, "Rows of the global mean that are added to each user and item.", above=0)
+    pseudo_rows: float = setting(5.0, "Rows with the global mean that are added to each user and item.", above=0)
 
 
 @dataclass(frozen=True)
 class HistoryFeatures(Model):
     """HistoryFeatures (recbole_cora/models/history_features.py)."""
 
-    folds: int = setting(4, "Parts of the train rows; the features of one part are computed from the others.", least=2)
-    strength: float = setting(1.0, "Inverse of the regression's L2 regularisation, scikit-learn's C.", above=0)
+    folds: int = setting(4, "Parts of the train rows; each part's features come from the other parts.", least=2)
+    strength: float = setting(1.0, "Inverse strength of the regression's L2 penalty, scikit-learn's C.", above=0)
 
 
 @dataclass(frozen=True)
 class SASRec(Model):
-    """RecBole's SASRec, with a shorter history and less patience; its defaults take an hour on two CPU cores."""
+    """RecBole's SASRec, with a shorter history and less patience: RecBole's defaults take an hour on two CPU cores."""
 
     kind = "sequential"
-    defaults: ClassVar[dict[str, Any]] = {"MAX_ITEM_LIST_LENGTH": 25, "stopping_step": 3}
+    defaults: ClassVar[SettingValues] = {"MAX_ITEM_LIST_LENGTH": 25, "stopping_step": 3}
 
 
-#: Every model of this package, and SASRec, which has defaults here.
+#: Every model of this package, and RecBole's SASRec with its defaults here.
 MODELS: dict[str, type[Model]] = {
     group.__name__: group
     for group in (

@@ -1,9 +1,9 @@
-"""Settings of the parts that models are built from: properties/parts/. A model has those of the parts that it needs."""
+"""Settings of the parts that models are built from: properties/parts/. A model has the settings of its parts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from recbole_cora.settings.kinds import setting
 
@@ -22,53 +22,53 @@ class LLM:
 
     llm: str = setting(
         "auto",
-        "Hub id or folder; tiny: a small LM made on the spot; auto: Vicuna-7B where a GPU and its weights are at hand, "
-        "else tiny.",
+        "Hub id or folder; tiny: a small LLM trained on the spot; auto: Vicuna-7B if a GPU and its weights are "
+        "available, else tiny.",
     )
     llm_revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     dtype: str = setting(
         "auto",
-        "Number format of the LLM; auto: bfloat16 where the processor or GPU is fast at it, else float32. Generator "
-        "and loss are always in float32.",
+        "Number format of the LLM. auto: bfloat16 if the processor or GPU is fast at it, else float32. The generator "
+        "and the loss are always in float32.",
         one_of=DTYPES,
     )
     quantised: str | None = setting(
-        None, "Weights of the LLM in 4 or 8 bits, by bitsandbytes.", one_of=("4bit", "8bit")
+        None, "Load the LLM's weights in 4 or 8 bits, with bitsandbytes.", one_of=("4bit", "8bit")
     )
     device_map: str | None = setting(
-        None, "auto: accelerate spreads the LLM over the devices at hand.", one_of=("auto", "balanced", "sequential"),
+        None, "How accelerate spreads the LLM over the available devices.", one_of=("auto", "balanced", "sequential"),
         shapes_results=False,
     )  # fmt: skip
     offload_folder: str | None = setting(
-        None, "With device_map: folder for what no device holds.", shapes_results=False
+        None, "With device_map: folder for weights that fit on no device.", shapes_results=False
     )
     trust_remote_code: bool = setting(False, "Run code that comes with a hub model.", shapes_results=False)
     allow_pickle: bool = setting(
-        False, "Take an LLM's weights from pickle files where it has no safetensors.", shapes_results=False
+        False, "Load an LLM's weights from pickle files if it has no safetensors.", shapes_results=False
     )
-    llm_modules: dict[str, Any] | None = setting(
-        None, "Module paths of an LLM family that recbole_cora/llm/families.py does not know."
+    llm_modules: dict[str, object] | None = setting(
+        None, "Module paths of an LLM family that is not in recbole_cora/llm/families.py."
     )
     llm_batch_tokens: int | None = setting(
         None,
-        "Tokens in one forward pass of the LLM; ~: 1024 on a CPU, 4096 on a GPU or for an LLM of d <= 256.",
+        "Tokens per forward pass of the LLM; ~: 1024 on a CPU, 4096 on a GPU or for an LLM with d <= 256.",
         least=1, shapes_results=False,
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
-        False, "Compute each block's activations again in the backward pass: less memory, slower.", shapes_results=False
+        False, "Recompute each block's activations in the backward pass: less memory, but slower.", shapes_results=False
     )
-    tiny_hidden: int = setting(128, "d of the tiny LLM; its heads are 32 wide.", least=8)
+    tiny_hidden: int = setting(128, "d of the tiny LLM; each attention head has width 32.", least=8)
     tiny_layers: int = setting(2, "Decoder blocks of the tiny LLM.", least=1)
-    tiny_steps: int = setting(50, "Training steps of the tiny LLM, as a plain language model.", least=0)
+    tiny_steps: int = setting(50, "Training steps of the tiny LLM as a plain language model.", least=0)
     template: str | None = setting(
-        None, "movies, books, items, or a text file of your own; ~: the dataset's template, else items."
+        None, "movies, books, items, or the path of a text file; ~: the dataset's template, else items."
     )
     answer_score: str = setting(
         "difference",
-        "difference: Yes minus No logit; yes: the Yes logit alone, as in the replication.",
+        "difference: the Yes logit minus the No logit; yes: the Yes logit alone, as in the replication.",
         one_of=("difference", "yes"),
     )
-    show_titles: bool = setting(True, 'False: no title in the prompt, neither history nor target ("ID only", Fig. 6).')
+    show_titles: bool = setting(True, 'False: prompts show no titles of history and target ("ID only", Fig. 6).')
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,22 @@ class Encoder:
         "CF model whose embeddings are e_u and e_i (see recbole_cora/cf/encoder.py).",
         one_of=ENCODERS,
     )
-    cf_config: dict[str, Any] = setting({}, "Settings of the encoder's own training, e.g. {learning_rate: 0.01}.")
-    cf_presets: dict[str, Any] = setting({}, "The same by encoder, below cf_config: {MF: {...}, SAS: {...}}.")
-    cf_checkpoint: str | None = setting(None, "Folder of an earlier run of an encoder, instead of training one.")
+    cf_config: dict[str, object] = setting({}, "Settings for training the encoder, e.g. {learning_rate: 0.01}.")
+    cf_presets: dict[str, object] = setting(
+        {}, "The same per encoder, overridden by cf_config: {MF: {...}, SAS: {...}}."
+    )
+    cf_checkpoint: str | None = setting(None, "Folder of an earlier encoder run to use instead of training one.")
     cf_evidence: list[str] = setting(
         [],
-        "Numbers beside e_u and e_i (recbole_cora/cf/evidence.py); all: every one. The paper has none.",
+        "Numbers given beside e_u and e_i (recbole_cora/cf/evidence.py); all: every kind. The paper uses none.",
         one_of=EVIDENCE, word="all",
     )  # fmt: skip
-    cf_folds: int = setting(4, "Parts of the train rows, for evidence that is out of fold.", least=2)
-    cf_dropout: float = setting(0.0, "Dropout on e_u and e_i in training.", least=0, below=1)
+    cf_folds: int = setting(4, "Number of parts of the train rows for out-of-fold evidence.", least=2)
+    cf_dropout: float = setting(0.0, "Dropout on e_u and e_i during training.", least=0, below=1)
     cf_vectors: str = setting(
-        "own", "own; or a control (recbole_cora/cf/controls.py): zeroed, shuffled, random.", one_of=VECTORS
+        "own",
+        "own: the encoder's e_u and e_i; zeroed, shuffled, random: a control instead (recbole_cora/cf/controls.py).",
+        one_of=VECTORS,
     )
 
 
@@ -105,35 +109,37 @@ class Codes:
     file: ClassVar[str] = "codes"
     needed_for: ClassVar[frozenset[str]] = frozenset({"codes"})
 
-    bits: int = setting(32, "Bits of a code.", least=1, most=256)
+    bits: int = setting(32, "Bits per code.", least=1, most=256)
     code_format: str = setting(
-        "dotted", "dotted: eight bits a number, 172.16.254.1; bits: as they are.", one_of=("dotted", "bits")
+        "dotted",
+        "dotted: one number per eight bits, as in 172.16.254.1; bits: the bits.",
+        one_of=("dotted", "bits"),
     )
-    codes_config: dict[str, Any] = setting({}, "Settings of the codes' own training.")
+    codes_config: dict[str, object] = setting({}, "Settings for training the codes.")
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """One LoRA for every pair, by peft (recbole_cora/llm/lora.py). Defaults are TALLRec's."""
+    """One LoRA shared by all pairs, built with peft (recbole_cora/llm/lora.py). The defaults are TALLRec's."""
 
     file: ClassVar[str] = "lora"
     needed_for: ClassVar[frozenset[str]] = frozenset({"lora", "tallrec"})
 
-    lora_rank: int = setting(8, "r.", least=1)
+    lora_rank: int = setting(8, "r, the rank of the LoRA.", least=1)
     lora_alpha: float = setting(16.0, "The LoRA is scaled by alpha / r.", above=0)
     lora_dropout: float = setting(0.05, "Dropout on x before A.", least=0, below=1)
-    lora_types: str = setting("qv", "Weight types, as weight_types of CoRA.", letters="qkvof")
+    lora_types: str = setting("qv", "Weight types that have a LoRA, as in CoRA's weight_types.", letters="qkvof")
 
 
 @dataclass(frozen=True)
 class TALLRecStage:
-    """Stage 1 of CoLLM and BinLLM, a TALLRec of its own (recbole_cora/parts/ready.py)."""
+    """Stage 1 of CoLLM and BinLLM: a trained TALLRec (recbole_cora/parts/ready.py)."""
 
     file: ClassVar[str] = "tallrec"
     needed_for: ClassVar[frozenset[str]] = frozenset({"tallrec"})
 
-    lora_config: dict[str, Any] = setting({}, "Settings of its own training, e.g. {learning_rate: 0.0003}.")
-    lora_checkpoint: str | None = setting(None, "Folder of an earlier run of TALLRec, instead of training one.")
+    lora_config: dict[str, object] = setting({}, "Settings for training it, e.g. {learning_rate: 0.0003}.")
+    lora_checkpoint: str | None = setting(None, "Folder of an earlier TALLRec run to use instead of training one.")
 
 
 PARTS = (LLM, Encoder, Codes, LoRA, TALLRecStage)

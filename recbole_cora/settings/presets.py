@@ -1,4 +1,4 @@
-"""What the tiny LLM needs instead of the paper's sizes: a function from settings to settings."""
+"""Defaults for the tiny LLM, in place of the paper's sizes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from recbole_cora.settings.resolve import Settings
 
 
 def tiny_preset(settings: Settings) -> tuple[Settings, dict[str, Any]]:
-    """Return `settings` with properties/llm/tiny.yaml where the user chose nothing, and the values that it changed.
+    """Apply properties/llm/tiny.yaml to the settings that the user left at their defaults.
 
-    The memory with evidence and the paper's, which is e_u and e_i alone, have presets of their own: what suits one does
-    not suit the other.
+    The memory with evidence has its own preset, because the preset for the paper's memory (e_u and e_i alone) does not
+    suit it.
+
+    Returns:
+        The new settings, and the values that changed.
     """
     page = read_yaml(PROPERTIES / "llm" / "tiny.yaml")
-    layer = {**page["all"], **page["models"].get(settings.model, {})}
+    defaults = {**page["all"], **page["models"].get(settings.model, {})}
     if settings.get("cf_evidence"):
-        layer |= page["with_evidence"].get(settings.model, {})
-    preset = settings.with_defaults(layer)
-    return preset, {key: preset[key] for key in layer if key in preset and preset[key] != settings[key]}
+        defaults |= page["with_evidence"].get(settings.model, {})
+    preset = settings.with_defaults(defaults)
+    return preset, {key: preset[key] for key in defaults if key in preset and preset[key] != settings[key]}

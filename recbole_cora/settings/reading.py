@@ -1,13 +1,12 @@
-"""Reading settings: YAML files, single values, and `--key=value` arguments. Nothing is ever evaluated.
+"""Readers of YAML files, single values and `--key=value` arguments. Nothing is ever evaluated as code.
 
-Values are YAML by its core rules (YAML 1.2): only true and false are booleans, so that `yes` and `off` stay words, 1e-3
-is a number, 010 is ten and 2001-06-01 is text. Anchors are refused: a page of them can unfold into gigabytes.
+Values follow YAML 1.2's core schema: only true and false are booleans, so `yes` and `off` stay words; 1e-3 is a number,
+010 is ten, and 2001-06-01 is text. Anchors are refused: a page of them can expand to gigabytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,41 +14,42 @@ from typing import Any
 import yaml
 
 from recbole_cora.errors import SettingError
+from recbole_cora.settings.kinds import SettingValues
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-#: In an installed wheel the folder lies inside the package, in a checkout beside it.
+#: The folder is inside the package in an installed wheel, and beside it in a checkout.
 PROPERTIES = next(p for p in (_PACKAGE / "properties", _PACKAGE.parent / "properties") if p.is_dir())
 
-_MOST_BYTES = 1 << 20  # of a file of settings
+_MAX_FILE_BYTES = 1 << 20
 
 
 class CoreLoader(yaml.SafeLoader):
-    """YAML's safe loader by the core rules, without anchors, with text for keys and each key once."""
+    """PyYAML's safe loader with the core schema, without anchors, and with keys that are text and occur once."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's way: those of the parent are not wanted)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's form; it drops the parent's resolvers)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int | yaml.Node | None) -> yaml.Node:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not read", event.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not allowed", event.start_mark)
         return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = {}
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in mapping:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' occurs twice", key_node.start_mark)
             mapping[key] = self.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
         return mapping
 
-    def construct_yaml_map(self, node: Any) -> Any:
+    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[str, Any]:
         return self.construct_mapping(node)
 
-    def construct_number(self, node: Any) -> int | float:
-        """A whole number, also in the forms 0o17 and 0x1f, or a floating one."""
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a whole number, which may also have the form 0o17 or 0x1f, or a floating-point number."""
         text = self.construct_scalar(node)
         if re.fullmatch(r"[-+]?[0-9]+", text):
             return int(text)
@@ -71,7 +71,7 @@ CoreLoader.add_constructor("tag:yaml.org,2002:float", CoreLoader.construct_numbe
 
 
 def read_value(text: str) -> Any:
-    """Return one command-line value, read as YAML. Raises SettingError where it is not YAML."""
+    """Return a command-line value, read as YAML. Raises SettingError if it is not YAML."""
     try:
         return yaml.load(text, Loader=CoreLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
@@ -81,16 +81,16 @@ def read_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file of settings.
+    """Return the content of a YAML file of settings.
 
     Raises:
-        SettingError: it is missing, no regular file, larger than a megabyte, not YAML, or no mapping.
+        SettingError: the file is missing, not a regular file, larger than 1 MiB, not YAML, or not a mapping.
     """
     try:
         if path.exists() and not path.is_file():
-            raise SettingError(f"{path} is no file; give the path of a YAML file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise SettingError(f"{path} has {path.stat().st_size:,} bytes; expected a YAML file of settings")
+            raise SettingError(f"{path} is not a regular file; give the path of a YAML file")
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise SettingError(f"{path} has {path.stat().st_size:,} bytes; expected a YAML file of at most 1 MiB")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
@@ -111,21 +111,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_arguments(arguments: list[str], alone: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Return `--key=value` arguments as a dict; `--key value` is taken too. The first `=` ends the key.
+def parse_arguments(arguments: list[str], alone: SettingValues = MappingProxyType({})) -> dict[str, Any]:
+    """Return `--key=value` or `--key value` arguments as a dict. The first `=` ends the key.
 
     Args:
-        alone: values of keys that may stand without one.
+        alone: keys that need no value, with the value that they then have.
 
     Raises:
-        SettingError: an argument of another form, a key without a value, a key with two values.
+        SettingError: an argument has another form, or a key has no value or two different values.
     """
     options: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--") or argument == "--":
-            raise SettingError(f"got the argument {argument[:80]!r}; expected --key=value")
+            raise SettingError(f"unexpected argument {argument[:80]!r}; expected --key=value")
         key, equals, text = argument[2:].partition("=")
         if equals or (rest and not rest[0].startswith("--")):
             text = text if equals else rest.pop(0)

@@ -1,7 +1,7 @@
-"""RecBole's own settings, read from the YAML files of the installed package, without importing it.
+"""RecBole's own settings, read from the YAML files of the installed package without importing it.
 
-RecBole writes the default of a key in one of its YAML files and, beside it, a sentence on what it does. Both are taken
-from there. A key's type is that of its default; LIMITS and PATTERNS below add ranges.
+The YAML files hold the default of each key, and a comment on what it does. A key's type is the type of its default;
+LIMITS and PATTERNS below add ranges.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.errors import SettingError
-from recbole_cora.settings.kinds import Setting
+from recbole_cora.settings.kinds import Setting, SettingValues
 from recbole_cora.settings.reading import read_yaml
 
-#: Limits by key.
-LIMITS: dict[str, dict[str, Any]] = {
+#: Limits by key; the names are attributes of `Setting`.
+LIMITS: dict[str, SettingValues] = {
     "gpu_id": {"kind": str, "shapes_results": False},
     "worker": {"least": 0, "shapes_results": False},
     "use_gpu": {"shapes_results": False},
@@ -58,8 +58,8 @@ LIMITS: dict[str, dict[str, Any]] = {
     "layer_norm_eps": {"kind": float, "above": 0},
 }
 
-#: Limits by the form of a model's key, where LIMITS does not name it: the first pattern that fits.
-PATTERNS: tuple[tuple[str, dict[str, Any]], ...] = (
+#: Limits of keys that are not in LIMITS: those of the first pattern that matches the whole key.
+PATTERNS: tuple[tuple[str, SettingValues], ...] = (
     (r"(.*_)?(dropout|dropout_prob|dropout_probs|dropout_rate|drop_ratio|mask_ratio)|(mess|node|sess|item)_dropout.*",
      {"kind": float, "least": 0, "most": 1}),
     (r".*_size|.*_dimension|.*_dim|rank|low_rank|(n|num)_heads|num_clusters|.*kernel_size|MAX_ITEM_LIST_LENGTH",
@@ -83,7 +83,7 @@ _COMMENT = re.compile(r"^ *(?P<key>[\w-]+) *:.*?# *(?:\([^)]*\))? *(?P<help>.*?)
 
 @cache
 def _package() -> Path:
-    """The folder of the installed RecBole. Raises SettingError where there is none."""
+    """Return the folder of the installed RecBole. Raises SettingError if it is not installed."""
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
         raise SettingError("RecBole is not installed; install it: pip install recbole==1.2.1")
@@ -92,7 +92,7 @@ def _package() -> Path:
 
 @cache
 def recbole_model_kinds() -> dict[str, str]:
-    """Return every model that RecBole's packages export, by name: general, context, sequential or knowledge."""
+    """Return the kind of every model that RecBole exports: general, context, sequential or knowledge."""
     kinds: dict[str, str] = {}
     for package, kind in _PACKAGES.items():
         source = (_package() / "model" / package / "__init__.py").read_text(encoding="utf-8")
@@ -101,27 +101,27 @@ def recbole_model_kinds() -> dict[str, str]:
 
 
 def bundled_data(dataset: str) -> Path | None:
-    """Return the folder of the data that come with RecBole; None for any other dataset."""
+    """Return the folder of a dataset that comes with RecBole, or None for any other dataset."""
     return _package() / "dataset_example" / dataset if dataset == "ml-100k" else None
 
 
 def recbole_files(model: str, kind: str, dataset: str) -> list[Path]:
-    """Return RecBole's YAML files for a model on a dataset, later ones winning, as its own Config chooses them."""
-    quick = []
+    """Return the YAML files that RecBole's Config reads for a model on a dataset; later files win."""
+    quick_start = []
     ml_100k = dataset == "ml-100k"
     if kind == "context":
-        quick = ["context-aware", *(["context-aware_ml-100k"] if ml_100k else [])]
+        quick_start = ["context-aware", *(["context-aware_ml-100k"] if ml_100k else [])]
     elif kind == "knowledge":
-        quick = ["knowledge_base"]
+        quick_start = ["knowledge_base"]
     elif model in ("DIN", "DIEN"):
-        quick = ["sequential_DIN", *(["sequential_DIN_on_ml-100k"] if ml_100k else [])]
+        quick_start = ["sequential_DIN", *(["sequential_DIN_on_ml-100k"] if ml_100k else [])]
     elif model in ("GRU4RecKG", "KSR"):
-        quick = ["sequential_embedding_model"]
+        quick_start = ["sequential_embedding_model"]
     elif kind == "sequential":
         special = ml_100k and model in ("GRU4RecF", "SASRecF", "FDSA", "S3Rec")
-        quick = ["sequential", *(["special_sequential_on_ml-100k"] if special else [])]
+        quick_start = ["sequential", *(["special_sequential_on_ml-100k"] if special else [])]
     names = ["overall", f"model/{model}", "dataset/sample", f"dataset/{dataset}"]
-    names += [f"quick_start_config/{name}" for name in quick]
+    names += [f"quick_start_config/{name}" for name in quick_start]
     paths = [_package() / "properties" / f"{name}.yaml" for name in names]
     return [path for path in paths if path.is_file()]
 
@@ -130,12 +130,12 @@ def recbole_settings(path: Path) -> dict[str, Setting]:
     """Return the settings that one of RecBole's YAML files declares, by name."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = {match["key"]: match["help"] for line in lines if (match := _COMMENT.match(line))}
-    return {key: _declared(key, value, comments.get(key, "")) for key, value in read_yaml(path).items()}
+    return {key: _setting(key, value, comments.get(key, "")) for key, value in read_yaml(path).items()}
 
 
-def _declared(key: str, default: Any, help: str) -> Setting:
-    known = next((limits for pattern, limits in PATTERNS if re.fullmatch(pattern, key)), {})
-    limits = dict(LIMITS.get(key, known))
+def _setting(key: str, default: Any, help: str) -> Setting:
+    by_pattern: SettingValues = next((limits for pattern, limits in PATTERNS if re.fullmatch(pattern, key)), {})
+    limits = dict(LIMITS.get(key, by_pattern))
     kind = limits.pop("kind", None)
     if kind is None or (kind in (int, float) and not _numeric(default)):
         kind = object if default is None else float if type(default) is int and not limits else type(default)
@@ -148,13 +148,13 @@ def _declared(key: str, default: Any, help: str) -> Setting:
     return Setting(key, kind, default, help, **limits)
 
 
-def _numeric(default: Any) -> bool:
+def _numeric(default: object) -> bool:
     items = default if isinstance(default, list) else [default]
     return all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in items)
 
 
-def _fits(limits: dict[str, Any], default: Any) -> bool:
-    """Whether RecBole's own default is inside the limits; a default such as -1 has a meaning of its own."""
+def _fits(limits: SettingValues, default: object) -> bool:
+    """Return whether RecBole's default is inside the limits; it may be a value with a special meaning, such as -1."""
     least = limits.get("least")
     items = default if isinstance(default, list) else [default]
     return least is None or all(not isinstance(item, (int, float)) or item >= least for item in items)

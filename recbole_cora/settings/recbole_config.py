@@ -1,4 +1,4 @@
-"""RecBole's Config over our frozen settings. It reads no file and evaluates nothing."""
+"""RecBole's Config, made from our frozen settings. It reads no files and evaluates nothing."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from recbole_cora.settings.resolve import Settings, resolve
 
 
 class CoraConfig(Config):
-    """The settings in the form that RecBole's classes read.
+    """The settings in the form that RecBole's classes expect.
 
     Args:
         model: the model's class, RecBole's own or ours.
-        dataset: the dataset's name; its files lie in `<data_path>/<dataset>/`.
-        options: settings that win over the files.
-        config_files: YAML files, later ones winning.
-        settings: instead of `options` and `config_files`: settings that are resolved already.
+        dataset: the dataset's name; its files are in `<data_path>/<dataset>/`.
+        options: settings that override the files.
+        config_files: YAML files; later files win.
+        settings: resolved settings, used instead of `options` and `config_files`.
 
     Attributes:
-        settings: as resolved; RecBole's derived values, such as the device, are beside them in this object.
-        known: every key that may be set for this model.
+        settings: the resolved settings. This object also holds values that RecBole derives, such as the device.
+        allowed_keys: every key that may be set for this model.
         label_aware: whether the model trains on the labels.
-        scores_are_logits: whether `predict` gives logits, else probabilities.
-        batches_may_shrink: whether a step's rows are read in more parts where memory runs out.
+        scores_are_logits: whether `predict` returns logits rather than probabilities.
+        batches_may_shrink: whether a batch is split into smaller parts if memory runs out.
 
     Raises:
-        SettingError: an unknown key, or a value outside its range.
+        SettingError: a key is unknown, or a value is out of range.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CoraConfig(Config):
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or resolve(model.__name__, dataset, options, config_files)
-        self.known = set(self.settings.declared)
+        self.allowed_keys = set(self.settings.declared)
         self.label_aware = is_label_aware(model)
         self.scores_are_logits = scores_are_logits(model)
         self.batches_may_shrink = self.settings["train_batch_size"] == "auto"
@@ -63,9 +63,9 @@ class CoraConfig(Config):
         self.internal_config_dict = dict(self.settings) | {"MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
         if self.batches_may_shrink:
             self.internal_config_dict["train_batch_size"] = self.settings.declared["train_batch_size"].default
-        # RecBole's defaults sample negatives for every model; a model that reads labels takes the rows as they are.
-        drawn = self.settings["train_neg_sample_args"]
-        if drawn == self.settings.declared["train_neg_sample_args"].default and (
+        # RecBole samples negatives for every model by default; a model that reads labels takes the rows as they are.
+        negatives = self.settings["train_neg_sample_args"]
+        if negatives == self.settings.declared["train_neg_sample_args"].default and (
             self.label_aware or self._uses_cross_entropy(model_class)
         ):
             self.internal_config_dict["train_neg_sample_args"] = None
@@ -81,7 +81,7 @@ class CoraConfig(Config):
         assert self.final_config_dict["eval_type"] == EvaluatorType.VALUE
 
     def _init_device(self) -> None:
-        """As RecBole's, for one process, without overwriting CUDA_VISIBLE_DEVICES (ray and torchrun place by it)."""
+        """Choose the device, but unlike RecBole keep CUDA_VISIBLE_DEVICES: ray and torchrun place processes by it."""
         values = self.final_config_dict
         use_gpu = bool(values["use_gpu"]) and torch.cuda.is_available()
         values.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
@@ -89,45 +89,46 @@ class CoraConfig(Config):
     # -- use ---------------------------------------------------------------------------------------------------------
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Let RecBole's transforms note names of fields; a setting is never written. Raises TypeError."""
+        """Let RecBole's transforms add names of fields. Raises TypeError for a setting, which is read-only."""
         if key in self.settings and not self._is_copy:
-            raise TypeError(f"setting '{key}' cannot be written: settings are frozen once resolved")
+            raise TypeError(f"setting '{key}' cannot be changed: settings are frozen once resolved")
         super().__setitem__(key, value)
 
-    def __deepcopy__(self, memo: Any) -> CoraConfig:
-        """Return a copy that may be written: KD_DAGFM builds its student from one with other settings."""
-        twin: CoraConfig = object.__new__(CoraConfig)
-        twin.__dict__.update(self.__dict__)
-        twin.final_config_dict = copy.deepcopy(self.final_config_dict, memo)
-        twin._is_copy = True
-        return twin
+    def __deepcopy__(self, memo: dict[int, Any]) -> CoraConfig:
+        """Return a writable copy: KD_DAGFM changes settings in a copy to build its student."""
+        copied: CoraConfig = object.__new__(CoraConfig)
+        copied.__dict__.update(self.__dict__)
+        copied.final_config_dict = copy.deepcopy(self.final_config_dict, memo)
+        copied._is_copy = True
+        return copied
 
     @property
     def show_progress(self) -> bool:
-        """True where this process shows progress bars: the main one does, unless they are switched off."""
+        """Whether this process shows progress bars: only the main one does, unless they are switched off."""
         return bool(self["show_progress"]) and processes.is_main()
 
     def content(self) -> dict[str, Any]:
-        """The settings that shape weights or scores, as JSON-able values."""
+        """Return the settings that shape weights or scores, as JSON-able values."""
         return self.settings.content()
 
     def derived(self) -> dict[str, Any]:
-        """Return what RecBole derived from the settings, such as the device, as JSON-able values."""
+        """Return the values that RecBole derived from the settings, such as the device, as JSON-able values."""
         return {k: _plain(v) for k, v in sorted(self.final_config_dict.items()) if k not in self.settings}
 
 
 def is_label_aware(model_class: type) -> bool:
-    """Tell whether a RecBole model trains on the labels.
+    """Return whether a model trains on the labels.
 
-    RecBole has no flag for it: its pairwise and sequence models take every row for a positive. A model that reads
-    labels is pointwise and its loss reads LABEL from the interaction (DIN and DIEN: LABEL_FIELD).
+    RecBole has no flag for this; its pairwise and sequential models treat every row as positive. A model that reads
+    labels is pointwise, and its loss reads LABEL (DIN and DIEN: LABEL_FIELD) from the interaction.
     """
     losses = (getattr(c.__dict__.get("calculate_loss"), "__code__", None) for c in model_class.__mro__)
     reads_label = any({"LABEL", "LABEL_FIELD"} & set(code.co_names) for code in losses if code)
     return getattr(model_class, "input_type", None) == InputType.POINTWISE and reads_label
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
+    """Return a JSON-able value: containers of numbers and texts, and anything else as text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

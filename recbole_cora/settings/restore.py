@@ -1,79 +1,81 @@
-"""The settings of an earlier run, from the files in its folder."""
+"""The settings of an earlier run, restored from its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recbole_cora.errors import CheckpointError, SettingError
+from recbole_cora.settings.kinds import SettingValues
 from recbole_cora.settings.parts import ENCODERS
 from recbole_cora.settings.reading import read_yaml
 from recbole_cora.settings.resolve import RUN_KEYS, Settings, resolve
 
-#: Files of a run that hold its settings: written at its end, and at its beginning.
-_FILES = ("result.json", "run.json")
-#: Among the settings of version 0.1.0, what was none.
-_DERIVED = (
+#: Files with a run's settings, tried in this order: the first is written at its end, the second at its start.
+_SETTINGS_FILES = ("result.json", "run.json")
+#: Keys that version 0.1.0 saved among the settings, though they are not settings.
+_DERIVED_KEYS = (
     "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "valid_neg_sample_args",
     "test_neg_sample_args", "scores_are_logits", "batches_may_shrink", "attach_histories",
 )  # fmt: skip
-#: Settings that say where something lies. It may have moved: a checkpoint's identity tells whether it is the same.
-_PLACES = ("llm", "cf_checkpoint", "lora_checkpoint")
+#: Settings that may differ from the run's, because files may have moved. A checkpoint's identity detects other files.
+_LOCATIONS = ("llm", "cf_checkpoint", "lora_checkpoint")
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run's folder says of it: the model, the dataset, and every setting that shapes its scores."""
+    """An earlier run, as its folder describes it: its model, its dataset, and all settings that shape its scores."""
 
     folder: Path
     model: str
     dataset: str
-    settings: Mapping[str, Any]
+    settings: SettingValues
 
-    def resolved(self, options: Mapping[str, Any], option: str, dataset: str | None = None) -> Settings:
-        """Return the run's settings, with `options` of the present run that do not contradict them.
+    def settings_with(self, options: SettingValues, option: str, dataset: str | None = None) -> Settings:
+        """Return the settings of the earlier run, with the current run's `options`, which may not contradict them.
 
         Args:
-            option: the setting that names the folder, for the message.
-            dataset: the present run's, if it has another name.
+            option: name of the option that gave the folder, for the message.
+            dataset: the current run's dataset, if its name differs.
 
         Raises:
-            CheckpointError: an option contradicts the run's setting, or the run has a setting that does not exist here.
+            CheckpointError: an option contradicts a setting of the earlier run, or that run has a setting that does not
+                exist here.
         """
-        present = resolve(self.model, dataset or self.dataset, options)
-        shaping = {
+        current = resolve(self.model, dataset or self.dataset, options)
+        saved_values = {
             key: value
             for key, value in self.settings.items()
-            if key not in present.declared or present.shapes_results(key)
+            if key not in current.declared or current.shapes_results(key)
         }
         try:
-            saved = resolve(self.model, present.dataset, shaping)
-            settings = resolve(self.model, present.dataset, {**shaping, **present.chosen})
+            saved = resolve(self.model, current.dataset, saved_values)
+            settings = resolve(self.model, current.dataset, {**saved_values, **current.chosen})
         except SettingError as error:
             raise CheckpointError(f"the settings of {self.folder} cannot be used here: {error}") from None
-        against = [
+        conflicts = [
             f"{key}={saved[key]!r} (here {settings[key]!r})"
-            for key in present.chosen
-            if present.shapes_results(key) and key not in _PLACES and settings[key] != saved[key]
+            for key in current.chosen
+            if current.shapes_results(key) and key not in _LOCATIONS and settings[key] != saved[key]
         ]
-        if against:
+        if conflicts:
             raise CheckpointError(
-                f"--{option}={self.folder} was trained with {', '.join(against)}; leave these options out, or train "
+                f"--{option}={self.folder} was trained with {', '.join(conflicts)}; leave these options out, or train "
                 "again"
             )
         return settings
 
 
 def read_run(folder: Path) -> SavedRun:
-    """Return what a run's folder says of it.
+    """Read an earlier run's model, dataset and settings from its folder.
 
     Raises:
-        CheckpointError: it is no run's folder, or its files are damaged.
+        CheckpointError: this is not the folder of a run, or its files are damaged.
     """
-    for name in _FILES:
+    for name in _SETTINGS_FILES:
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             settings = {**content["config"], **content.get("recbole_config", {})} if "config" in content else content
@@ -84,34 +86,35 @@ def read_run(folder: Path) -> SavedRun:
             raise CheckpointError(f"cannot read {folder / name} ({error.strerror}); give the folder of a run") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(f"{folder / name} was not written by a run of recbole-cora, or is damaged") from None
-    raise CheckpointError(f"{folder} has no {' or '.join(_FILES)}; expected the folder of a run")
+    raise CheckpointError(f"{folder} has no {' or '.join(_SETTINGS_FILES)}; expected the folder of a run")
 
 
 def resolve_run(
-    model: str | None, dataset: str | None, options: Mapping[str, Any], config_files: Sequence[str] = ()
+    model: str | None, dataset: str | None, options: SettingValues, config_files: Sequence[str] = ()
 ) -> Settings:
-    """Return the settings of a run: `resolve`d, or with `checkpoint`, those of that run.
+    """Return the settings of a run. With the option `checkpoint`, they come from that earlier run.
 
     Raises:
-        SettingError: everything that is wrong, in one line.
-        CheckpointError: see `SavedRun.resolved`; or `cf_checkpoint` is no run of an encoder, or of another than chosen.
+        SettingError: names, keys or values are wrong; one line names them all.
+        CheckpointError: see `SavedRun.settings_with`; or `cf_checkpoint` is not a run of an encoder, or is a run of
+            another encoder than `cf_encoder`.
     """
-    files = [read_yaml(Path(file)) for file in config_files]
-    options = {key: value for content in [*files, options] for key, value in content.items()}
+    contents = [*(read_yaml(Path(file)) for file in config_files), options]
+    options = {key: value for content in contents for key, value in content.items()}
     model, dataset = model or options.get("model"), dataset or options.get("dataset")
     options = {key: value for key, value in options.items() if key not in RUN_KEYS}
     if options.get("checkpoint"):
         saved = read_run(Path(str(options["checkpoint"])))
         if model not in (None, saved.model):
-            raise CheckpointError(f"--checkpoint={saved.folder} is a run of {saved.model}, --model is {model!r}")
-        return saved.resolved(options, "checkpoint", None if dataset is None else str(dataset))
+            raise CheckpointError(f"--checkpoint={saved.folder} is a run of {saved.model}, but --model is {model!r}")
+        return saved.settings_with(options, "checkpoint", None if dataset is None else str(dataset))
     if not model or not dataset:
         raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
     return _with_encoder(resolve(model, dataset, options))
 
 
 def _with_encoder(settings: Settings) -> Settings:
-    """`settings`, whose `cf_encoder` is the model of the run that `cf_checkpoint` names, if it names one."""
+    """Return `settings` with the model of the run in `cf_checkpoint`, if that is set, as `cf_encoder`."""
     if not settings.get("cf_checkpoint"):
         return settings
     saved = read_run(Path(settings["cf_checkpoint"]))
@@ -121,16 +124,16 @@ def _with_encoder(settings: Settings) -> Settings:
         )
     if "cf_encoder" in settings.chosen and settings["cf_encoder"] != saved.model:
         raise CheckpointError(
-            f"--cf_checkpoint={saved.folder} is a run of {saved.model}, cf_encoder is {settings['cf_encoder']}"
+            f"--cf_checkpoint={saved.folder} is a run of {saved.model}, but cf_encoder is {settings['cf_encoder']}"
         )
     return settings.with_values({"cf_encoder": saved.model})
 
 
-def _without_derived(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a result.json of version 0.1.0, which had RecBole's derived values among them."""
-    chosen = {key: value for key, value in settings.items() if key not in RUN_KEYS}
-    if "MODEL_TYPE" in chosen:
-        chosen = {key: value for key, value in chosen.items() if key not in _DERIVED}
-        if (chosen.get("train_neg_sample_args") or {}).get("distribution") == "none":
-            chosen["train_neg_sample_args"] = None
-    return chosen
+def _without_derived(content: SettingValues) -> dict[str, Any]:
+    """Return the settings in a saved file. Version 0.1.0 also saved values that RecBole derives; they are dropped."""
+    settings = {key: value for key, value in content.items() if key not in RUN_KEYS}
+    if "MODEL_TYPE" in settings:  # a file of version 0.1.0
+        settings = {key: value for key, value in settings.items() if key not in _DERIVED_KEYS}
+        if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
+            settings["train_neg_sample_args"] = None
+    return settings
