@@ -1,1 +1,1 @@
-"""What collaborative filtering knows of a pair: frozen encoders, evidence, and controls."""
+"""What collaborative filtering knows about a pair: frozen encoders, evidence, and controls."""
