@@ -41,8 +41,8 @@ Metrics = dict[str, float | None]
 def run(
     model: str | None = None,
     dataset: str | None = None,
-    options: dict[str, Any] | None = None,
-    config_files: list[str] | None = None,
+    options: Mapping[str, object] | None = None,
+    config_files: Sequence[str] | None = None,
     *,
     on_valid: Callable[[int, Metrics], None] | None = None,
     test: bool = True,
@@ -65,7 +65,10 @@ def run(
     Raises:
         CoraError: any error that a user can cause; no half-written file is left.
     """
-    settings, llm_choice = _choose_settings(model, dataset, options, config_files)
+    settings = resolve_run(model, dataset, options or {}, config_files or ())
+    repairs.apply_all()
+    metrics.register()
+    settings, llm_choice = _choose_llm(settings)
     config = CoraConfig(model_class(settings.model), settings.dataset, settings=settings)
     run_folder.check(config)
     processes.join(on_cpu=config["device"].type == "cpu")
@@ -102,16 +105,8 @@ class _LLMChoice:
     preset: Mapping[str, object]
 
 
-def _choose_settings(
-    model: str | None, dataset: str | None, options: Mapping[str, Any] | None, config_files: Sequence[str] | None
-) -> tuple[Settings, _LLMChoice]:
-    """Return all settings of the run, with a definite LLM in place of `llm: auto`.
-
-    RecBole is repaired first, and knows our metrics from here on.
-    """
-    settings = resolve_run(model, dataset, options or {}, config_files or ())
-    repairs.apply_all()
-    metrics.register()
+def _choose_llm(settings: Settings) -> tuple[Settings, _LLMChoice]:
+    """Replace `llm: auto` by the LLM to use, and apply the preset of the tiny LLM if that is the one."""
     if "llm" not in settings.needs:
         return settings, _LLMChoice(None, {})
     settings, why, preset = with_llm(settings)
@@ -119,7 +114,7 @@ def _choose_settings(
 
 
 def _load_rows(config: CoraConfig) -> Ratings:
-    """Return the dataset's rows; a dataset that the package can prepare is prepared first."""
+    """Return the rows of the dataset, which is first prepared if the package can do so."""
     folder, dataset = Path(config["data_path"]), config["dataset"]
     with processes.main_first():
         prepare_by_itself(dataset, folder, config.show_progress)
@@ -140,7 +135,7 @@ def _train(stage: Stage, folder: Path, on_valid: Callable[[int, Metrics], None] 
 
 
 def _splits_to_score(stage: Stage, test: bool) -> tuple[str, ...]:
-    """Return the splits to score: without `test`, the valid rows, and only if the training has not evaluated them."""
+    """Return the splits to score: valid and test; without `test`, valid if the training has not evaluated it."""
     if test:
         return ("valid", "test")
     metric = stage.config["valid_metric"].lower()
@@ -149,12 +144,12 @@ def _splits_to_score(stage: Stage, test: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Metrics of a trained model.
+    """Metrics of a run.
 
     Attributes:
-        splits: of the model, by split.
-        warm_and_cold: of the model on the warm and on the cold test rows, with their number of rows.
-        references: of the model's frozen parts by themselves, on the test rows; None if they were not scored.
+        splits: metrics of the model, by split.
+        warm_and_cold: metrics of the model on the warm and on the cold test rows, each with the number of rows.
+        references: test metrics of the model's frozen parts by themselves; None if they were not scored.
     """
 
     splits: Mapping[str, Metrics]
@@ -163,21 +158,24 @@ class _Scores:
 
 
 def _score(stage: Stage, parts: Parts, splits: Sequence[str], laps: Laps, folder: Path) -> _Scores:
-    """Score the splits, and on the test rows the references; write the scores to `folder` if `save_scores` asks."""
-    scores = {}
-    split_metrics = {}
+    """Score the rows of each split, and also the references if "test" is one of them.
+
+    The scores themselves are written to `folder` if `save_scores` is set.
+    """
+    scores_of_split = {}
+    metrics_of_split = {}
     for split in splits:
-        scores[split] = stage.score(split)
-        split_metrics[split] = stage.metrics(split, scores[split])
+        scores_of_split[split] = scores = stage.score(split)
+        metrics_of_split[split] = stage.metrics(split, scores)
         if stage.config["save_scores"] and processes.is_main():
-            _write_scores(stage, split, scores[split], folder)
-    warm_and_cold = _warm_and_cold(stage, scores["test"]) if "test" in splits else {}
+            _write_scores(stage, split, scores, folder)
+    warm_and_cold = _warm_and_cold(stage, scores_of_split["test"]) if "test" in splits else {}
     laps.end("score")
     references = None
     if "test" in splits and stage.config["references"] and parts.encoder_stage is not None:
         references = _references(stage, parts.encoder_stage)
         laps.end("reference")
-    return _Scores(split_metrics, warm_and_cold, references)
+    return _Scores(metrics_of_split, warm_and_cold, references)
 
 
 def _write_scores(stage: Stage, split: str, scores: NDArray[np.float32], folder: Path) -> None:
@@ -240,7 +238,7 @@ def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores,
 
 
 def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
-    """Return how many prompts were shortened, for a model with prompts; shortened titles only if there are any."""
+    """Return how many prompts were shortened; nothing for a model without prompts, or where no title was shortened."""
     if prompts is None:
         return {}
     titles = {"shortened_titles": prompts.shortened_titles} if prompts.shortened_titles else {}
@@ -248,7 +246,7 @@ def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
 
 
 def _start_logging(config: CoraConfig) -> None:
-    """Start RecBole's logger. Warnings about RecBole's own use of pandas and torch are hidden."""
+    """Start RecBole's logger. Warnings about RecBole's use of pandas and torch are hidden: a user cannot act on them."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
     for folder in ("log", "log_tensorboard"):  # RecBole always writes them to the working directory

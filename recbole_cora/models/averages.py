@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_cora.settings.recbole_config import CoraConfig
 
-#: Scores between these bounds are probabilities as they are. Beyond them a small slope keeps the order of the scores.
+#: A score between the two bounds is used as a probability. Beyond them a small slope keeps the order of scores.
 _LEAST, _MOST, _SLOPE_BEYOND = 0.01, 0.99, 0.009
 
 

@@ -30,9 +30,9 @@ from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class CoLLM(GeneralRecommender):
-    """A LoRA on text prompts with one token for e_u and one for e_i.
+    """A LoRA on text prompts that contain one token for e_u and one for e_i.
 
-    One MLP maps both: (c + m) -> 10 (c + m) -> d.
+    One MLP, (c + m) -> 10 (c + m) -> d, makes each token from the CF embedding and the evidence.
 
     Args:
         prompts: the rows' prompts, with a slot for each token.

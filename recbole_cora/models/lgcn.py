@@ -29,7 +29,7 @@ class LGCN(LightGCN):
         self._adjacency: Tensor | None = None
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Return the same as RecBole's `forward`, ten times as fast on a CPU: CSR replaces its sparse COO matrix."""
+        """Return what RecBole's `forward` returns. Its sparse matrix is COO, which takes ten times as long on a CPU."""
         if self._adjacency is None:
             self._adjacency = self.norm_adj_matrix.coalesce().to_sparse_csr()
         layers = [self.get_ego_embeddings()]
@@ -39,7 +39,7 @@ class LGCN(LightGCN):
         return users, items
 
     def propagated(self) -> tuple[Tensor, Tensor]:
-        """Return the propagated embeddings of all users [n_users, c] and items [n_items, c], cached for scoring."""
+        """Return the propagated embeddings of all users [n_users, c] and items [n_items, c], cached while scoring."""
         if self.training or torch.is_grad_enabled():
             self.restore_user_e = self.restore_item_e = None
             return self.forward()

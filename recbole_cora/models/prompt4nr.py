@@ -25,7 +25,7 @@ TOKENS = 3  # after the history, and again after the title
 class Prompt4NR(GeneralRecommender):
     """Three soft tokens after the history and three after the title, the same for every pair.
 
-    What is learned is their distance from the mean token embedding, in units of the embeddings' spread.
+    A soft token is the mean token embedding plus a learned offset in units of the spread of token embeddings.
     """
 
     input_type = InputType.POINTWISE
