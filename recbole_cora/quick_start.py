@@ -246,7 +246,7 @@ def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
 
 
 def _start_logging(config: CoraConfig) -> None:
-    """Start RecBole's logger. Warnings about RecBole's use of pandas and torch are hidden: a user cannot act on them."""
+    """Start RecBole's logger, and hide warnings about RecBole's use of pandas and torch: no user can act on them."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
     for folder in ("log", "log_tensorboard"):  # RecBole always writes them to the working directory

@@ -1,9 +1,9 @@
-"""Controls: do the CF vectors themselves help? Each control replaces the encoder's vectors by less informative ones.
+"""Controls: is it the CF vectors that help? Each control replaces the encoder's vectors by less informative ones.
 
     own       no control: the encoder's own vectors
     zeroed    zeros for every pair
     shuffled  for each row, the vectors of a random row of another user: as good, but of the wrong pair
-    random    for each user and item, a random vector of its own: it says who it is, but not who is similar
+    random    for each user and item, a fixed random vector: it identifies them, but says nothing about similarity
 
 Evidence is replaced in the same way (random: by zeros).
 """

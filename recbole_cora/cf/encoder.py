@@ -54,10 +54,10 @@ PAIR_EMBEDDINGS: dict[str, PairEmbedding] = {
 class FrozenEncoder(nn.Module):
     """A trained CF model, frozen, that returns the CF memory of a row: e_u, e_i and evidence.
 
-    Evidence is what CF knows about a pair and the embedding of neither side shows: the model's own score, co-liking
-    with the history (see `evidence.py`). Without evidence the memory is the paper's. Cross-attention to a single memory
-    token is a linear map, so a generator without evidence would have to learn even e_u . e_i, which is all that an
-    inner-product model knows about a pair, from scratch.
+    Evidence is numbers about the pair that neither embedding shows by itself, such as the model's own score or
+    co-liking with the history (see `evidence.py`). Without evidence the memory is the paper's. Cross-attention to a
+    single memory token is a linear map. A generator without evidence would therefore have to learn even e_u . e_i, all
+    that an inner-product model knows about a pair, from scratch.
 
     CF embeddings come in any scale (SASRec's are near 1, MF's near 0.1). Each part of the memory is therefore centred
     and divided by its root mean square over the train rows, so that all parts weigh the same. Within e_u or e_i,

@@ -2,13 +2,13 @@
 
     score     the CF encoder's own score of the pair
     averages  the mean label of the user, and that of the item
-    colikes   how similar the users who liked the item are to those who liked the items of the row's history
+    colikes   how much the users who liked the item overlap with those who liked the history items
     taste     how the user rated items that share words (genres) with the item
 
-None of them may have seen the row's own label. A CF model scores the rows it was trained on far better than new ones
+No evidence may depend on the row's own label. A CF model scores the rows it was trained on far better than new ones
 (MF on ml-100k: AUC .82 against .79). A generator trained on such scores trusts them too much and learns nothing else.
-The scores of train rows are therefore out of fold, like the numbers of `pair_features`: a number means the same on
-train, valid and test rows.
+The scores of train rows are therefore out of fold, like the features of `pair_features`: they mean the same on train,
+valid and test rows.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def out_of_fold_scores(
     Args:
         config: the encoder's config. It trains the model of each fold, with early stopping on the same valid rows.
         folds: number of random folds, at least 2.
-        scratch: folder for the checkpoints of the folds meanwhile; None: the system's folder for temporary files.
+        scratch: folder for the temporary checkpoints of the folds; None: the system's folder for temporary files.
     """
     train_rows, fold_of_row = random_folds(ratings, folds, config["seed"])
     scores = np.empty(len(train_rows), dtype=np.float32)
@@ -103,12 +103,12 @@ def leave_out(ratings: Ratings, rows: NDArray[np.int64]) -> Ratings:
     """Return the same rows with `rows` as the only test rows, and no trace of their labels in what a model learns from.
 
     Every other row loses from its history the items that its user rates in `rows`, liked or not: whether an item is
-    missing must not depend on the label either. This includes the valid rows, which decide when training stops. An item
+    missing must not depend on the label either. Valid rows lose them too, as they decide when training stops. An item
     that a user rates several times is removed completely, as histories do not say which rating an entry comes from.
 
     The rows left out keep their whole histories, as test rows do. A history holds only ratings before the row, so never
     the row's own label. It may hold other left-out rows of the same user, just as the history of a test row holds
-    earlier test rows: scoring reads their labels, but training has not.
+    earlier test rows. Scoring reads the labels of those rows, but training does not.
 
     A prepared file holds the last 50 items of a history. If so many of them are left out that fewer remain than the
     encoder reads (25 by default), their number still depends on the labels.

@@ -1,8 +1,9 @@
-"""Numbers about a row's (user, item) pair that need no model.
+"""Features of a row's (user, item) pair that need no model.
 
-They are mean labels, counts, and how the item relates to the user's history. None depends on the row's own label, so
-each means the same on train, valid and test rows: numbers of train rows that use labels are out of fold, and co-liking
-leaves out the row's own user.
+They are mean labels, counts, and measures of how the item relates to the user's history and taste.
+
+No feature depends on the row's own label, so each means the same on train, valid and test rows. On train rows, features
+that use labels are out of fold, except co-liking, which leaves out the row's own user.
 
 Legend: R rows, P pairs of a row and one of its history items.
 """

@@ -1,4 +1,4 @@
-"""Earlier stages of a run: models trained before the run's own model, or read from the cache or an earlier run."""
+"""Earlier stages of a run: models trained before the run's own model, now or in an earlier run."""
 
 from __future__ import annotations
 
