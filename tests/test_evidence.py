@@ -111,7 +111,7 @@ def test_a_sequential_encoders_out_of_fold_score_does_not_see_the_rows_own_label
 
 @pytest.mark.parametrize("shared", [True, False], ids=["histories share entries", "histories as files give them"])
 def test_what_is_left_out_is_in_no_history_that_is_learned_from(ratings: Ratings, shared: bool) -> None:
-    """Other rows (of no split, too) lose only the left-out items of their own user. Left-out rows lose nothing."""
+    """Every other row loses exactly the left-out items of its user, even a row of no split. Left-out rows lose none."""
     item, split = ratings.item.copy(), ratings.split.copy()
     item[3], item[25] = item[1], item[21]  # rated twice
     split[::7] = 3

@@ -23,7 +23,7 @@ class Laps:
         self._lap_start = now
 
     def add(self, laps: Laps) -> None:
-        """Take over the laps of steps that were timed elsewhere since the last lap ended; start the next lap now."""
+        """Add the laps of steps that timed themselves, and start the next lap now."""
         self.seconds |= laps.seconds
         self._lap_start = perf_counter()
 

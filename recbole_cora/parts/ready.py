@@ -44,7 +44,7 @@ __all__ = ["Parts", "ready_parts"]
 class Parts:
     """The frozen parts of a model, and what they add to its identity and to its result.
 
-    Parts that the model does not need are None.
+    A part that is not needed is None. Codes need the encoder, so both are there for a model that reads only codes.
 
     Attributes:
         needs: names of the parts that the model is built from.
