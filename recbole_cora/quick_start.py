@@ -1,15 +1,17 @@
-"""One run, from settings to `result.json`: rows -> frozen parts -> train -> score -> summary."""
+"""One run, from settings to `result.json`: rows -> frozen parts -> training -> scores -> result."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from recbole.utils import init_logger
 
 from recbole_cora import metrics, processes, repairs, summary
@@ -18,10 +20,13 @@ from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.files import check_writable, write_json
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.models.cora import CoRA
+from recbole_cora.parts.laps import Laps
 from recbole_cora.parts.ready import Parts, ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
+from recbole_cora.prompts.rows import RowPrompts
 from recbole_cora.registry import model_class
 from recbole_cora.settings.recbole_config import CoraConfig
+from recbole_cora.settings.resolve import Settings
 from recbole_cora.settings.restore import resolve_run
 from recbole_cora.training import run_folder
 from recbole_cora.training import state as training_state
@@ -29,98 +34,62 @@ from recbole_cora.training.stage import Stage, peak_memory_mb
 
 log = logging.getLogger()
 
+#: Values by metric; None for a metric that the rows do not determine.
+Metrics = dict[str, float | None]
+
 
 def run(
     model: str | None = None,
     dataset: str | None = None,
-    options: dict[str, Any] | None = None,
-    config_files: list[str] | None = None,
+    options: Mapping[str, object] | None = None,
+    config_files: Sequence[str] | None = None,
     *,
-    on_valid: Callable[[int, dict[str, float | None]], None] | None = None,
+    on_valid: Callable[[int, Metrics], None] | None = None,
     test: bool = True,
 ) -> dict[str, Any]:
-    """Train a model on a dataset and score it; the result is also written to the run's new folder.
+    """Train a model on a dataset and score it. The result is returned, and written to the run's folder.
 
     Args:
         model: `CoRA`, `MF`, `LGCN`, `SAS`, or any model of RecBole.
         dataset: a folder of `data_path`, or `ml-100k`.
-        options: settings, already typed; they win over the files.
-        config_files: YAML files of settings.
-        on_valid: called after each evaluation in training with the number of epochs so far and the valid metrics; where
-            a run goes on from its last saved state, again for the epochs since.
-        test: False leaves the test rows alone (in a search, they are for the winner), and the valid rows are not
-            scored again after a training that has done so.
+        options: settings as Python values; they override those of the files.
+        config_files: YAML files of settings; later ones override earlier ones.
+        on_valid: called after each evaluation in training with the number of epochs so far and the valid metrics. A
+            resumed run calls it again for the epochs since its last saved state.
+        test: False leaves the test rows unscored (a search keeps them for the winner). The valid rows are then scored
+            only if the training has not evaluated them.
 
     Returns:
-        What `result.json` holds, and `folder`, the run's path.
+        The content of `result.json`, and `folder`, the path of the run's folder.
 
     Raises:
-        CoraError: whatever a user can cause; nothing is left half-written.
+        CoraError: any error that a user can cause; no half-written file is left.
     """
     settings = resolve_run(model, dataset, options or {}, config_files or ())
     repairs.apply_all()
     metrics.register()
-    llm_why: str | None = None
-    preset: dict[str, Any] = {}
-    if "llm" in settings.needs:
-        settings, llm_why, preset = with_llm(settings)
-    model, dataset = settings.model, settings.dataset
-    config = CoraConfig(model_class(model), dataset, settings=settings)
+    settings, llm_choice = _choose_llm(settings)
+    config = CoraConfig(model_class(settings.model), settings.dataset, settings=settings)
     run_folder.check(config)
     processes.join(on_cpu=config["device"].type == "cpu")
-    with processes.main_first():  # RecBole makes its folder where there is none yet
+    with processes.main_first():  # RecBole creates its log folders
         _start_logging(config)
-    if llm_why:
-        log.info(f"LLM: {settings['llm']} ({llm_why})")
-    if preset:
-        log.info("tiny preset: " + ", ".join(f"{key} {value}" for key, value in preset.items()))
-    seconds: dict[str, float] = {}
-    started = lap = perf_counter()
+    _log_llm_choice(config, llm_choice)
 
-    with processes.main_first():
-        prepare_by_itself(dataset, Path(config["data_path"]), config.show_progress)
-    ratings = load_ratings(Path(config["data_path"]), dataset, config.final_config_dict)
-    _log_rows(ratings)
-    seconds["data"], lap = perf_counter() - lap, perf_counter()
-
+    laps = Laps()
+    ratings = _load_rows(config)
+    laps.end("data")
     with processes.main_first():
         parts = ready_parts(config, ratings)
-    seconds |= parts.seconds
-    lap = perf_counter()
-    stage = Stage(config, ratings, partial(config.model_class, **parts.given), parts.identity, parts.history_length)
-    result: dict[str, Any] = {
-        "model": model,
-        "dataset": dataset,
-        **parts.told,
-        "llm_why": llm_why,
-        "seed": config["seed"],
-    }
+    laps.add(parts.laps)
+    stage = Stage(config, ratings, partial(config.model_class, **parts.arguments), parts.identity, parts.history_length)
 
     with run_folder.opened(config) as folder:
-        if config["checkpoint"]:
-            stage.load(Path(config["checkpoint"]))
-            processes.share(stage.model, config["seed"], trains=False)
-        else:
-            stage.fit(folder, title=f"train {model}", verbose=True, resumable=True, on_valid=on_valid)
-            stage.load(folder)
-        seconds["train"] = perf_counter() - lap
-        result["curve"] = stage.curve
-        validated = any(config["valid_metric"].lower() in epoch for epoch in stage.curve)
-        splits = ("valid", "test") if test else () if validated else ("valid",)
-        result |= _scored(stage, parts, splits, seconds, folder)
-        seconds["total"] = perf_counter() - started
-        trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
-        result |= {
-            "rows": {split: len(ratings.rows(split)) for split in SPLITS},
-            "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
-            "seconds": {k: round(v, 2) for k, v in seconds.items()},
-            "trainable_parameters": trained,
-            "frozen_parameters": sum(p.numel() for p in stage.model.parameters()) - trained,
-            "peak_memory_mb": round(peak_memory_mb(), 1),
-            "versions": summary.versions(),
-            "config": settings.package_settings(),
-            "recbole_config": {key: settings[key] for key in settings if key not in settings.package_settings()},
-        }
+        _train(stage, folder, on_valid)
+        laps.end("train")
+        scores = _score(stage, parts, _splits_to_score(stage, test), laps, folder)
+        _log_shortened(parts.prompts)
+        result = _result(stage, parts, llm_choice, scores, laps)
         if processes.is_main():
             write_json(folder / "result.json", result)
             if not config["keep_states_of_finished"]:
@@ -128,60 +97,159 @@ def run(
     return {**result, "folder": str(folder)}
 
 
-def _scored(
-    stage: Stage, parts: Parts, splits: tuple[str, ...], seconds: dict[str, float], folder: Path
-) -> dict[str, Any]:
-    """Metrics of the trained model, and of its frozen parts alone, on each split; `seconds` are added to."""
-    lap = perf_counter()
-    found: dict[str, Any] = {}
+@dataclass(frozen=True)
+class _LLMChoice:
+    """Why a run uses its LLM (None if it uses none), and the settings that the tiny preset changed."""
+
+    why: str | None
+    preset: Mapping[str, object]
+
+
+def _choose_llm(settings: Settings) -> tuple[Settings, _LLMChoice]:
+    """Replace `llm: auto` by the LLM to use, and apply the preset of the tiny LLM if that is the one."""
+    if "llm" not in settings.needs:
+        return settings, _LLMChoice(None, {})
+    settings, why, preset = with_llm(settings)
+    return settings, _LLMChoice(why, preset)
+
+
+def _load_rows(config: CoraConfig) -> Ratings:
+    """Return the rows of the dataset, which is first prepared if the package can do so."""
+    folder, dataset = Path(config["data_path"]), config["dataset"]
+    with processes.main_first():
+        prepare_by_itself(dataset, folder, config.show_progress)
+    ratings = load_ratings(folder, dataset, config.final_config_dict)
+    _log_rows(ratings)
+    return ratings
+
+
+def _train(stage: Stage, folder: Path, on_valid: Callable[[int, Metrics], None] | None) -> None:
+    """Train the model and load its best weights into it, or load those of the run that `checkpoint` names."""
+    config = stage.config
+    if config["checkpoint"]:
+        stage.load(Path(config["checkpoint"]))
+        processes.share(stage.model, config["seed"], trains=False)
+    else:
+        stage.fit(folder, title=f"train {config['model']}", verbose=True, resumable=True, on_valid=on_valid)
+        stage.load(folder)
+
+
+def _splits_to_score(stage: Stage, test: bool) -> tuple[str, ...]:
+    """Return the splits to score: valid and test; without `test`, valid if the training has not evaluated it."""
+    if test:
+        return ("valid", "test")
+    metric = stage.config["valid_metric"].lower()
+    return () if any(metric in epoch for epoch in stage.curve) else ("valid",)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Metrics of a run.
+
+    Attributes:
+        splits: metrics of the model, by split.
+        warm_and_cold: metrics of the model on the warm and on the cold test rows, each with the number of rows.
+        references: test metrics of the model's frozen parts by themselves; None if they were not scored.
+    """
+
+    splits: Mapping[str, Metrics]
+    warm_and_cold: Mapping[str, Metrics]
+    references: Mapping[str, Metrics] | None
+
+
+def _score(stage: Stage, parts: Parts, splits: Sequence[str], laps: Laps, folder: Path) -> _Scores:
+    """Score the rows of each split, and also the references if "test" is one of them.
+
+    The scores themselves are written to `folder` if `save_scores` is set.
+    """
+    scores_of_split = {}
+    metrics_of_split = {}
     for split in splits:
-        scores = stage.score(split)
-        found[split] = stage.metrics(split, scores)
+        scores_of_split[split] = scores = stage.score(split)
+        metrics_of_split[split] = stage.metrics(split, scores)
         if stage.config["save_scores"] and processes.is_main():
-            ratings, rows = stage.ratings, stage.ratings.rows(split)
-            users, items = ratings.user_tokens[ratings.user[rows]], ratings.item_tokens[ratings.item[rows]]
-            path, labels = folder / f"scores.{split}.csv", ratings.label[rows]
-            summary.write_scores(path, users, items, labels, scores, logits=stage.config.scores_are_logits)
-    if "test" in splits:
-        found |= _warm_and_cold(stage, scores)
-    seconds["score"], lap = perf_counter() - lap, perf_counter()
+            _write_scores(stage, split, scores, folder)
+    warm_and_cold = _warm_and_cold(stage, scores_of_split["test"]) if "test" in splits else {}
+    laps.end("score")
+    references = None
     if "test" in splits and stage.config["references"] and parts.encoder_stage is not None:
-        found["reference"] = _references(stage, parts.encoder_stage)
-        seconds["reference"] = perf_counter() - lap
-    if parts.prompts is not None:
-        found["shortened_prompts"] = parts.prompts.shortened
-        log.info(f"{parts.prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
-        if parts.prompts.shortened_titles:
-            found["shortened_titles"] = parts.prompts.shortened_titles
-            log.warning(f"{parts.prompts.shortened_titles} prompts lost the end of a title to fit the LLM's context")
-    return found
+        references = _references(stage, parts.encoder_stage)
+        laps.end("reference")
+    return _Scores(metrics_of_split, warm_and_cold, references)
 
 
-def _warm_and_cold(stage: Stage, scores: Any) -> dict[str, Any]:
-    """The test rows by whether their user and item are known from train, by both definitions in use."""
-    ratings, test = stage.ratings, stage.ratings.rows("test")
-    found: dict[str, Any] = {}
+def _write_scores(stage: Stage, split: str, scores: NDArray[np.float32], folder: Path) -> None:
+    ratings, rows = stage.ratings, stage.ratings.rows(split)
+    users, items = ratings.user_tokens[ratings.user[rows]], ratings.item_tokens[ratings.item[rows]]
+    path, labels = folder / f"scores.{split}.csv", ratings.label[rows]
+    summary.write_scores(path, users, items, labels, scores, logits=stage.config.scores_are_logits)
+
+
+def _warm_and_cold(stage: Stage, scores: NDArray[np.float32]) -> dict[str, Metrics]:
+    """Return the metrics of the warm and of the cold test rows, by both definitions in use.
+
+    A row is warm if its user and its item both have at least 1, or at least 3, train rows.
+    """
+    ratings, test_rows = stage.ratings, stage.ratings.rows("test")
+    by_kind: dict[str, Metrics] = {}
     for least, suffix in ((1, ""), (3, "_at_least_3")):
-        warm = ratings.warm(least)[test]
-        for name, rows in (("test_warm", warm), ("test_cold", ~warm)):
-            found[name + suffix] = stage.metrics("test", scores, rows) | {"rows": int(rows.sum())}
-    return found
+        warm = ratings.warm(least)[test_rows]
+        for kind, rows in (("test_warm", warm), ("test_cold", ~warm)):
+            by_kind[kind + suffix] = stage.metrics("test", scores, rows) | {"rows": int(rows.sum())}
+    return by_kind
 
 
-def _references(stage: Stage, encoder: Stage) -> dict[str, Any]:
-    """The test rows as a model's frozen parts score them alone."""
-    found = {"cf_encoder": encoder.metrics("test", encoder.score("test"))}
+def _references(stage: Stage, encoder: Stage) -> dict[str, Metrics]:
+    """Return the test metrics of the model's frozen parts by themselves: the CF encoder, and for CoRA the LLM."""
+    references = {"cf_encoder": encoder.metrics("test", encoder.score("test"))}
     if isinstance(stage.model, CoRA):
         text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
-        found["llm_only"] = stage.metrics("test", text_only, logits=True)
-    return found
+        references["llm_only"] = stage.metrics("test", text_only, logits=True)
+    return references
+
+
+def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores, laps: Laps) -> dict[str, Any]:
+    """Return the content of `result.json`, in its order."""
+    config, settings, ratings = stage.config, stage.config.settings, stage.ratings
+    package_settings = settings.package_settings()
+    parameters = list(stage.model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        **parts.summary,
+        "llm_why": llm_choice.why,
+        "seed": config["seed"],
+        "curve": stage.curve,
+        **scores.splits,
+        **scores.warm_and_cold,
+        **({} if scores.references is None else {"reference": scores.references}),
+        **_shortened_prompts(parts.prompts),
+        "rows": {split: len(ratings.rows(split)) for split in SPLITS},
+        "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
+        "seconds": {step: round(seconds, 2) for step, seconds in {**laps.seconds, "total": laps.total()}.items()},
+        "trainable_parameters": trainable,
+        "frozen_parameters": sum(p.numel() for p in parameters) - trainable,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "versions": summary.versions(),
+        "config": package_settings,
+        "recbole_config": {key: settings[key] for key in settings if key not in package_settings},
+    }
+
+
+def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
+    """Return how many prompts were shortened; nothing for a model without prompts, or where no title was shortened."""
+    if prompts is None:
+        return {}
+    titles = {"shortened_titles": prompts.shortened_titles} if prompts.shortened_titles else {}
+    return {"shortened_prompts": prompts.shortened, **titles}
 
 
 def _start_logging(config: CoraConfig) -> None:
-    """RecBole's logger and format. Its advice on old pandas and torch calls is not the user's to follow."""
+    """Start RecBole's logger, and hide warnings about RecBole's use of pandas and torch: no user can act on them."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
-    for folder in ("log", "log_tensorboard"):  # RecBole's, always in the working directory
+    for folder in ("log", "log_tensorboard"):  # RecBole always writes them to the working directory
         check_writable(Path(folder).absolute(), "make room there, or start the run in another folder")
     init_logger(config)
     for handler in log.handlers:
@@ -194,9 +262,24 @@ def _start_logging(config: CoraConfig) -> None:
 
 
 def _stop_writing(handler: logging.FileHandler, record: logging.LogRecord) -> None:
-    """Drop a log file that cannot be written any more; the run does not depend on it."""
+    """Drop a log file that can no longer be written; the run does not depend on it."""
     log.removeHandler(handler)
     log.warning(f"cannot write the log {handler.baseFilename}; the run continues without it")
+
+
+def _log_llm_choice(config: CoraConfig, choice: _LLMChoice) -> None:
+    if choice.why:
+        log.info(f"LLM: {config['llm']} ({choice.why})")
+    if choice.preset:
+        log.info("tiny preset: " + ", ".join(f"{key} {value}" for key, value in choice.preset.items()))
+
+
+def _log_shortened(prompts: RowPrompts | None) -> None:
+    if prompts is None:
+        return
+    log.info(f"{prompts.shortened} prompts lost their oldest history items to fit the LLM's context")
+    if prompts.shortened_titles:
+        log.warning(f"{prompts.shortened_titles} prompts lost the end of a title to fit the LLM's context")
 
 
 def _log_rows(ratings: Ratings) -> None:

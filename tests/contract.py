@@ -93,7 +93,7 @@ class ModelContract:
         config = CoraConfig(cls, "world", settings=settings)
         ratings = load_ratings(Path(config["data_path"]), "world", config.final_config_dict)
         parts = ready_parts(config, ratings)
-        return Stage(config, ratings, lambda c, d: cls(c, d, **parts.given), parts.identity, parts.history_length)
+        return Stage(config, ratings, lambda c, d: cls(c, d, **parts.arguments), parts.identity, parts.history_length)
 
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
         """Twelve rows are learned by heart: what conditions the LLM reaches its answer."""

@@ -1,4 +1,4 @@
-"""Laws of evidence: it knows what CF knows, and never a row's own label."""
+"""Laws of evidence: it holds what CF knows about a pair, and never depends on the row's own label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from recbole_cora import metrics, repairs
 from recbole_cora.cf.evidence import leave_out, out_of_fold_scores
-from recbole_cora.cf.pair_features import averages, colikes, random_parts
+from recbole_cora.cf.pair_features import averages, colikes, random_folds
 from recbole_cora.data.protocol import histories
 from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
@@ -33,7 +33,7 @@ def ratings(toy: Path, config: CoraConfig) -> Ratings:
 
 
 def test_co_liking_is_the_mean_cosine_without_the_rows_own_user(ratings: Ratings) -> None:
-    """As counted by hand over the sets of users."""
+    """The values equal a count by hand over sets of users."""
     rows = ratings.rows("train")
     liked = {(ratings.user[r], ratings.item[r]) for r in rows if ratings.label[r] == 1}
     users = range(len(ratings.user_tokens))
@@ -48,33 +48,35 @@ def test_co_liking_is_the_mean_cosine_without_the_rows_own_user(ratings: Ratings
 
 
 def test_co_liking_does_not_see_the_rows_own_label(ratings: Ratings) -> None:
-    """Turning the label of one user's last train row changes no value of that user."""
+    """Flipping the label of a user's last train row changes no value of that user."""
     row = [r for r in ratings.rows("train") if ratings.user[r] == 0][-1]
     label = ratings.label.copy()
     label[row] = 1 - label[row]
-    own = ratings.user == 0
-    assert np.array_equal(colikes(ratings, 10)[own], colikes(replace(ratings, label=label), 10)[own])
+    users_rows = ratings.user == 0
+    flipped = replace(ratings, label=label)
+    assert np.array_equal(colikes(ratings, 10)[users_rows], colikes(flipped, 10)[users_rows])
 
 
 def test_averages_are_smoothed_means_of_the_other_parts(ratings: Ratings) -> None:
-    """A valid or test row has the means of all train rows; a train row's do not move with its own label."""
+    """A test row gets the means of all train rows; those of a train row do not depend on its own label."""
     rows, label = ratings.rows("train"), ratings.label
-    found, mean = averages(ratings, 4, seed=1), label[ratings.rows("train")].mean()
+    means, global_mean = averages(ratings, 4, seed=1), label[ratings.rows("train")].mean()
     for row in ratings.rows("test"):
-        for column, codes in enumerate((ratings.user, ratings.item)):
-            own = label[rows[codes[rows] == codes[row]]]
-            assert found[row, column] == pytest.approx((own.sum() + 5 * mean) / (len(own) + 5), abs=1e-6)
+        for column, ids in enumerate((ratings.user, ratings.item)):
+            labels = label[rows[ids[rows] == ids[row]]]
+            mean = (labels.sum() + 5 * global_mean) / (len(labels) + 5)
+            assert means[row, column] == pytest.approx(mean, abs=1e-6)
     one = rows[7]
     others = rows[(label[rows] != label[one]) & (ratings.user[rows] != ratings.user[one])]
     other = next(r for r in others if ratings.item[r] != ratings.item[one])
-    turned = label.copy()
-    turned[[one, other]] = label[[other, one]]  # the global mean stays
-    after = averages(replace(ratings, label=turned), len(rows), seed=1)
+    swapped = label.copy()
+    swapped[[one, other]] = label[[other, one]]  # keeps the global mean
+    after = averages(replace(ratings, label=swapped), len(rows), seed=1)
     assert np.array_equal(averages(ratings, len(rows), seed=1)[one], after[one])
 
 
 def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig, ratings: Ratings) -> None:
-    """With as many folds as train rows: turning a row's label leaves its own score as it was, and moves others."""
+    """With one fold per train row: flipping a row's label keeps its own score and changes others."""
     few = ratings.rows("train")[::32]
     split = ratings.split.copy()
     split[np.setdiff1d(ratings.rows("train"), few)] = 3
@@ -87,7 +89,7 @@ def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig
 
 
 def _with_label(ratings: Ratings, row: int, label: float) -> Ratings:
-    """The same ratings had the user rated this row so: it enters or leaves the histories of the user's later rows."""
+    """Return the ratings with another label of one row, and with the histories that follow from it."""
     labels = ratings.label.copy()
     labels[row] = label
     liked, start, end = histories(ratings.user, ratings.item, labels)
@@ -95,10 +97,10 @@ def _with_label(ratings: Ratings, row: int, label: float) -> Ratings:
 
 
 def test_a_sequential_encoders_out_of_fold_score_does_not_see_the_rows_own_label(toy: Path, ratings: Ratings) -> None:
-    """Turning the label of an early row, which is in many histories: its own score stays, later rows' scores move."""
+    """Flipping the label of an early row, which is in many histories, keeps its own score and changes other scores."""
     options = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "epochs": 3, "learning_rate": 0.05}
     config = CoraConfig(model_class("SAS"), "toy", {**options, "show_progress": False, "seed": 1})
-    rows, _ = random_parts(ratings, 2, 1)
+    rows, _ = random_folds(ratings, 2, 1)
     place = int(np.flatnonzero(ratings.user[rows] == 3)[2])
     disliked, liked = (_with_label(ratings, rows[place], label) for label in (0, 1))
     assert not np.array_equal(disliked.history(rows[place + 5]), liked.history(rows[place + 5]))
@@ -109,7 +111,7 @@ def test_a_sequential_encoders_out_of_fold_score_does_not_see_the_rows_own_label
 
 @pytest.mark.parametrize("shared", [True, False], ids=["histories share entries", "histories as files give them"])
 def test_what_is_left_out_is_in_no_history_that_is_learned_from(ratings: Ratings, shared: bool) -> None:
-    """Other rows lose the left-out items of their own user alone, left-out rows nothing; rows in no split count too."""
+    """Every other row loses exactly the left-out items of its user, even a row of no split. Left-out rows lose none."""
     item, split = ratings.item.copy(), ratings.split.copy()
     item[3], item[25] = item[1], item[21]  # rated twice
     split[::7] = 3
@@ -120,41 +122,42 @@ def test_what_is_left_out_is_in_no_history_that_is_learned_from(ratings: Ratings
         end = np.cumsum(length)
         start = end - length
     whole = replace(ratings, item=item, split=split, liked=liked, history_start=start, history_end=end)
-    rows, part = random_parts(whole, 3, 1)
-    left_out = rows[part == 0]
-    fold = leave_out(whole, left_out)
-    gone = {(whole.user[row], whole.item[row]) for row in left_out}
+    rows, fold = random_folds(whole, 3, 1)
+    left_out = rows[fold == 0]
+    remaining = leave_out(whole, left_out)
+    left_out_pairs = {(whole.user[row], whole.item[row]) for row in left_out}
     shorter = 0
     for row in range(len(whole)):
         history = whole.history(row).tolist()
         if row not in left_out:
-            history = [i for i in history if (whole.user[row], i) not in gone]
-        assert fold.history(row).tolist() == history
+            history = [i for i in history if (whole.user[row], i) not in left_out_pairs]
+        assert remaining.history(row).tolist() == history
         shorter += len(history) < len(whole.history(row))
     assert shorter > 50
-    assert np.array_equal(fold.rows("test"), left_out) and np.array_equal(fold.rows("valid"), whole.rows("valid"))
-    assert np.array_equal(fold.rows("train"), rows[part != 0])
+    assert np.array_equal(remaining.rows("test"), left_out)
+    assert np.array_equal(remaining.rows("valid"), whole.rows("valid"))
+    assert np.array_equal(remaining.rows("train"), rows[fold != 0])
 
 
 @pytest.mark.parametrize("model", ["MF", "LGCN"])
 def test_encoders_without_histories_score_as_if_nothing_were_taken_out(
     toy: Path, ratings: Ratings, tmp_path: Path, model: str
 ) -> None:
-    """What leaves the histories is nothing to them: a fold's scores are those of a change of split alone."""
+    """They read no histories, so the scores of a fold are those of a changed split alone."""
     options = {"embedding_size": 8, "epochs": 2, "show_progress": False, "seed": 1}
     config = CoraConfig(model_class(model), "toy", options)
-    rows, part = random_parts(ratings, 2, 1)
+    rows, fold = random_folds(ratings, 2, 1)
     scores = out_of_fold_scores(config, ratings, 2)
     split = np.where(ratings.split == 2, 3, ratings.split)
-    split[rows[part == 1]] = 2
+    split[rows[fold == 1]] = 2
     stage = Stage(config, replace(ratings, split=split))
     stage.fit(tmp_path / "fold", title="")
     stage.load(tmp_path / "fold")
-    assert np.array_equal(scores[part == 1], stage.score("test"))
+    assert np.array_equal(scores[fold == 1], stage.score("test"))
 
 
 def test_lgcn_forgets_what_it_propagated_when_other_weights_are_loaded(config: CoraConfig, ratings: Ratings) -> None:
-    """A checkpoint loaded after scoring gives the checkpoint's scores."""
+    """A model that has been scored, and then loads other weights, gives the scores of those weights."""
     options = {"embedding_size": 8, "show_progress": False}
     one, two = (Stage(CoraConfig(model_class("LGCN"), "toy", {**options, "seed": seed}), ratings) for seed in (1, 2))
     first, second = one.score("test"), two.score("test")

@@ -1,10 +1,9 @@
-"""Each model of this package keeps the contract, and what is its own."""
+"""Laws of this package's models: the contract that all of them keep, and what holds for some of them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -35,7 +34,7 @@ class TestTALLRec(ModelContract):
 
 
 class TestPrompt4NR(ModelContract):
-    model, memorises_at, by_heart = "Prompt4NR", 0.003, 0.85  # to so small an LLM soft tokens are noise
+    model, memorises_at, by_heart = "Prompt4NR", 0.003, 0.85  # soft tokens are noise to such a small LLM
 
 
 class TestPersonPrompt(ModelContract):
@@ -87,9 +86,9 @@ class TestHistoryFeatures(ModelContract):
 
 
 def test_every_model_of_this_package_is_under_contract() -> None:
-    """A line in the registry asks for a class here."""
-    named = {value.model for value in globals().values() if isinstance(value, type) and hasattr(value, "model")}
-    assert set(OURS) <= named
+    """Each model in the registry has a contract class in this file."""
+    tested = {value.model for value in globals().values() if isinstance(value, type) and hasattr(value, "model")}
+    assert set(OURS) <= tested
 
 
 @pytest.mark.parametrize("control", ["zeroed", "shuffled", "random"])
@@ -97,47 +96,49 @@ def test_every_model_of_this_package_is_under_contract() -> None:
 def test_controls_take_away_what_they_say(
     world: Path, monkeypatch: pytest.MonkeyPatch, model: str, control: str
 ) -> None:
-    """zeroed: the same of every pair; shuffled: what is known of another user's row; random: other vectors, by user."""
+    """zeroed: the same for every pair; shuffled: the vectors of another test row; random: other vectors."""
     monkeypatch.chdir(world)
-    made: dict[str, Any] = {}
-    for vectors in ("own", control):
-        contract = type("C", (ModelContract,), {"model": model, "options": {"cf_vectors": vectors}})()
-        made[vectors] = contract.make()
-    if model == "BinLLM":  # it reads of the encoder only what its codes, in the prompts, say
-        of_own, of_other = (_codes_in_prompts(made[vectors]) for vectors in ("own", control))
-        assert of_own != of_other and min(len(set(side)) for side in zip(*of_own, strict=True)) > 1
-        for side in zip(*of_other, strict=True):
+    stage, controlled_stage = (
+        type("C", (ModelContract,), {"model": model, "options": {"cf_vectors": vectors}})().make()
+        for vectors in ("own", control)
+    )
+    if model == "BinLLM":  # it reads only the encoder's codes, in its prompts
+        codes, controlled_codes = _codes_in_prompts(stage), _codes_in_prompts(controlled_stage)
+        assert codes != controlled_codes and min(len(set(side)) for side in zip(*codes, strict=True)) > 1
+        for side in zip(*controlled_codes, strict=True):
             assert len(set(side)) == 1 if control == "zeroed" else len(set(side)) > 1
         return
-    rows = next(made["own"].rows("test"))
-    own, other = (made[vectors].model.encoder(rows) for vectors in ("own", control))
-    assert [part.shape for part in own] == [part.shape for part in other]
+    rows = next(stage.rows("test"))
+    vectors, controlled = stage.model.encoder(rows), controlled_stage.model.encoder(rows)
+    assert [part.shape for part in vectors] == [part.shape for part in controlled]
     if control == "zeroed":
-        assert not any(part.any() for part in other)
+        assert not any(part.any() for part in controlled)
     else:
-        assert not torch.equal(own[0], other[0]) and other[0].std(dim=0).min() > 0
+        assert not torch.equal(vectors[0], controlled[0]) and controlled[0].std(dim=0).min() > 0
     if control == "shuffled":
-        known = torch.cat([torch.cat(made["own"].model.encoder(batch), dim=1) for batch in made["own"].rows("test")])
-        nearest = torch.cdist(torch.cat(other, dim=1), known).min(dim=1).values
+        all_vectors = torch.cat([torch.cat(stage.model.encoder(batch), dim=1) for batch in stage.rows("test")])
+        nearest = torch.cdist(torch.cat(controlled, dim=1), all_vectors).min(dim=1).values
         assert nearest.max() < 1e-4
 
 
 def _codes_in_prompts(stage: Stage) -> list[tuple[str, str]]:
-    """Each row's user and item code, as its prompt says them."""
+    """The user code and the item code in each row's prompt."""
     texts = [stage.model.prompts.text(row) for row in range(len(stage.ratings))]
     return [re.findall(r"\((?:user )?(\d+(?:\.\d+){3})\)", text) for text in texts]
 
 
 def test_each_control_is_another_encoder(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that nothing that was trained on one is taken from the cache, or loaded, for another."""
+    """Each has its own identity: nothing trained on one is read from the cache, or loaded, for another."""
     monkeypatch.chdir(world)
-    options = [{"cf_vectors": control} for control in ("own", "zeroed", "shuffled", "random")]
-    stages = [type("C", (ModelContract,), {"model": "CoRA", "options": each})().make() for each in options]
+    stages = [
+        type("C", (ModelContract,), {"model": "CoRA", "options": {"cf_vectors": vectors}})().make()
+        for vectors in ("own", "zeroed", "shuffled", "random")
+    ]
     assert len({stage.identity["CF encoder"] for stage in stages}) == 4
 
 
 def test_a_lora_and_deltas_on_one_llm_do_not_meet(llm: FrozenLLM) -> None:
-    """A LoRA made and used on it: without the LoRA, and with deltas, the LLM answers bit for bit as before."""
+    """A LoRA that was used on an LLM leaves no trace: scores without it, and with deltas, are bit for bit as before."""
     ids = prompts(llm)
     targets = weight_targets(llm.model, "qkvo")
     weights = random_weights(targets)
@@ -154,21 +155,21 @@ def test_a_lora_and_deltas_on_one_llm_do_not_meet(llm: FrozenLLM) -> None:
         assert not torch.allclose(llm.score(ids, Conditioning(lora=lora)), plain, atol=1e-3)
         assert torch.equal(llm.score(ids), plain)
         assert torch.equal(llm.score(ids, Conditioning(targets, weights)), conditioned)
-    now = llm.model.state_dict()
-    assert now.keys() == state.keys() and all(torch.equal(now[name], tensor) for name, tensor in state.items())
-    other = SharedLoRA(llm.model, weight_targets(llm.model, "qv"), rank=2, alpha=4, dropout=0.0)
-    torch.testing.assert_close(llm.score(ids, Conditioning(lora=other)), plain)  # nor do two LoRAs meet
+    after = llm.model.state_dict()
+    assert after.keys() == state.keys() and all(torch.equal(after[name], tensor) for name, tensor in state.items())
+    second_lora = SharedLoRA(llm.model, weight_targets(llm.model, "qv"), rank=2, alpha=4, dropout=0.0)
+    torch.testing.assert_close(llm.score(ids, Conditioning(lora=second_lora)), plain)  # two LoRAs do not meet either
 
 
 def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
-    """A slot filled with a token's own embedding is that token: packed, padded, recomputed; and gradients arrive."""
+    """A slot filled with a token's embedding acts as that token and gets gradients: packed, padded and recomputed."""
     ids = prompts(llm)
     table = llm.model.get_input_embeddings()
     places = [[1, len(prompt) // 2] for prompt in ids]
-    known = torch.tensor([[prompt[place] for place in own] for prompt, own in zip(ids, places, strict=True)])
+    replaced = torch.tensor([[prompt[place] for place in slots] for prompt, slots in zip(ids, places, strict=True)])
     blank = [
-        [5 if place in own else token for place, token in enumerate(prompt)]
-        for prompt, own in zip(ids, places, strict=True)
+        [5 if place in slots else token for place, token in enumerate(prompt)]
+        for prompt, slots in zip(ids, places, strict=True)
     ]
     with torch.no_grad():
         plain = llm.score(ids)
@@ -176,18 +177,18 @@ def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
     for way in ({"reading": fastest}, {"reading": PADDED}, {"recompute": True}):
         for name, value in way.items():
             setattr(llm, name, value)
-        vectors = table(known).detach().clone().requires_grad_()
-        found = llm.score(blank, Conditioning(slots=SlotVectors(places, vectors)))
-        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
-        found.sum().backward()
+        vectors = table(replaced).detach().clone().requires_grad_()
+        scores = llm.score(blank, Conditioning(slots=SlotVectors(places, vectors)))
+        torch.testing.assert_close(scores, plain, atol=1e-5, rtol=1e-4)
+        scores.sum().backward()
         assert vectors.grad is not None and vectors.grad.flatten(1).any(dim=1).all()
         llm.reading, llm.recompute = fastest, False
 
 
 def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
-    """Activations computed again in the backward pass are computed with the LoRA."""
+    """Activations that are recomputed in the backward pass are computed with the LoRA."""
     ids = prompts(llama)
-    found = []
+    gradients = []
     for recompute in (False, True):
         llama.recompute = recompute
         torch.manual_seed(0)
@@ -195,13 +196,13 @@ def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
         for parameter in lora.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         llama.score(ids, Conditioning(lora=lora)).sum().backward()
-        found.append([parameter.grad for parameter in lora.parameters()])
-    for one, other in zip(*found, strict=True):
+        gradients.append([parameter.grad for parameter in lora.parameters()])
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
-    """User's after the history, item's after the title; a title that spells the slot's token makes none."""
+    """The user's slot follows the history, the item's the title. A title that spells the slot's token adds no slot."""
     encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
     words = PromptWords(["Heat", encoder.slot], f"Golden{encoder.slot}Eye", encoder.slot * 2, encoder.slot)
     (tokens,) = encoder.encode_all([words])
@@ -213,7 +214,7 @@ def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
 
 
 def test_without_titles_a_prompt_names_none(llama: FrozenLLM) -> None:
-    """What is left is the question, and the features."""
+    """The prompt keeps the question and the features."""
     encoder = PromptEncoder(llama.tokenizer, load_template("movies"), llama.max_tokens)
     text = encoder.prompt(PromptWords(None, None, "1.2.3.4", "5.6.7.8")).text
     assert "movies: not shown (user 1.2.3.4). Leverage" in text
@@ -221,7 +222,7 @@ def test_without_titles_a_prompt_names_none(llama: FrozenLLM) -> None:
 
 
 def test_a_code_reads_as_bits_or_as_bytes() -> None:
-    """Thirty-two signs are four numbers."""
+    """Thirty-two signs are four numbers when dotted, thirty-two digits as bits."""
     code = torch.tensor([1, -1, -1, -1, -1, -1, -1, 1] + [-1] * 16 + [1] * 8)
     assert code_text(code, "dotted") == "129.0.0.255"
     assert code_text(code, "bits") == "10000001" + "0" * 16 + "1" * 8

@@ -1,12 +1,17 @@
-"""Numbers about a row's pair that need no model: averages, counts, and how the item relates to the user's history.
+"""Features of a row's (user, item) pair that need no model.
 
-None has seen the row's own label, so that each means the same on train, valid and test rows: averages of train rows are
-out of fold, and co-liking leaves the row's own user out.
+They are mean labels, counts, and measures of how the item relates to the user's history and taste.
 
-Legend: R rows.
+No feature depends on the row's own label, so each means the same on train, valid and test rows. On train rows, features
+that use labels are out of fold, except co-liking, which leaves out the row's own user.
+
+Legend: R rows, P pairs of a row and one of its history items.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,128 +19,174 @@ from numpy.typing import NDArray
 
 from recbole_cora.data.ratings import Ratings
 
-#: Pseudo-users of co-liking (an item that few liked is like no other), pseudo-rows of averages.
+Indices = NDArray[np.int64]
+
+#: Pseudo-rows in each mean, and pseudo-users in each co-liking count: an item with few likes is similar to no other.
 _SMOOTHING = 5.0
 
 
 def averages(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
-    """Of every row [R, 2]: the mean train label of its user and of its item; of a train row, that of the other parts.
+    """Return the mean train label of each row's user, and of its item: [R, 2], out of fold for train rows.
 
-    Each mean is smoothed by 5 rows of the global mean, which it is for a user or item that train does not know.
+    Each mean is smoothed by 5 rows of the global mean, so a user or item without train rows gets the global mean.
     """
-    rows, part = random_parts(ratings, folds, seed)
-    mean = ratings.label[rows].mean()
-    found = np.empty((len(ratings), 2), dtype=np.float32)
-    of_part = np.full(len(ratings), folds)  # valid and test rows take the means of all parts
-    of_part[rows] = part
-    for fold in range(folds + 1):
-        known, asked = rows[part != fold], of_part == fold
-        for column, codes in enumerate((ratings.user, ratings.item)):
-            size = int(codes.max()) + 1
-            liked = np.bincount(codes[known], ratings.label[known], minlength=size)
-            count = np.bincount(codes[known], minlength=size)
-            found[asked, column] = ((liked + _SMOOTHING * mean) / (count + _SMOOTHING))[codes[asked]]
-    return found
+    global_mean = _mean_train_label(ratings)
+    means = np.empty((len(ratings), 2), dtype=np.float32)
+    for train_rows, rows in _out_of_fold(ratings, folds, seed):
+        for column, ids in enumerate((ratings.user, ratings.item)):
+            mean_by_id = _smoothed_means(ids[train_rows], ratings.label[train_rows], int(ids.max()) + 1, global_mean)
+            means[rows, column] = mean_by_id[ids[rows]]
+    return means
 
 
 def colikes(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
-    """Of every row [R]: mean cosine of its item i with its last `history_items` liked items j; 0 without history.
+    """Return the mean cosine of each row's item i with its last `history_items` liked items j: [R]; 0 without history.
 
-    cosine(i, j) = n_ij / sqrt((n_i + a) (n_j + a)): n users liked both, or one, in a train row; the row's own user is
-    left out of every n.
+    cosine(i, j) = n_ij / sqrt((n_i + 5) (n_j + 5)), where n_i users liked i in a train row, and n_ij liked both i and
+    j. The row's own user is not counted.
     """
-    rows = ratings.rows("train")
-    rows = rows[ratings.label[rows] > 0.5]
+    train_rows = ratings.rows("train")
+    liked_rows = train_rows[ratings.label[train_rows] > 0.5]
     shape = len(ratings.user_tokens), len(ratings.item_tokens)
-    liked = sp.csr_matrix((np.ones(len(rows)), (ratings.user[rows], ratings.item[rows])), shape=shape)
-    liked.data[:] = 1.0  # a pair rated twice counts once
-    together = (liked.T @ liked).tocsr()
-    count = together.diagonal()
+    pairs = ratings.user[liked_rows], ratings.item[liked_rows]
+    likes = sp.csr_matrix((np.ones(len(liked_rows)), pairs), shape=shape)  # [users, items]
+    likes.data[:] = 1.0  # a pair that is rated twice counts once
+    common_likers = (likes.T @ likes).tocsr()  # [items, items]
+    likers = common_likers.diagonal()
 
     row, i, j, length = _history_pairs(ratings, history_items)
     user = ratings.user[row]
-    own_i, own_j = _at(liked, user, i), _at(liked, user, j)
-    both = _at(together, i, j) - own_i * own_j
-    cosine = both / np.sqrt((count[i] - own_i + _SMOOTHING) * (count[j] - own_j + _SMOOTHING))
-    total = np.bincount(row, weights=cosine, minlength=len(ratings))
-    return (total / np.maximum(length, 1)).astype(np.float32)
+    user_likes_i, user_likes_j = _entries(likes, user, i), _entries(likes, user, j)
+    n_ij = _entries(common_likers, i, j) - user_likes_i * user_likes_j
+    n_i, n_j = likers[i] - user_likes_i, likers[j] - user_likes_j
+    cosine = n_ij / np.sqrt((n_i + _SMOOTHING) * (n_j + _SMOOTHING))
+    return _mean_by_row(cosine, row, length)
 
 
 def counts(ratings: Ratings) -> NDArray[np.float32]:
-    """Of every row [R, 3]: log(1 + n) of the other train rows of its user, and of its item, and of earlier likes."""
-    rows = ratings.rows("train")
-    own = np.zeros(len(ratings))
-    own[rows] = 1
-    known = [np.bincount(codes[rows], minlength=int(codes.max()) + 1)[codes] for codes in (ratings.user, ratings.item)]
-    before = ratings.history_end - ratings.history_start
-    return np.log1p(np.column_stack([*(n - own for n in known), before])).astype(np.float32)
+    """Return log(1 + n) of three counts: [R, 3].
+
+    The counts are the other train rows of the row's user, the other train rows of its item, and its history items.
+    """
+    train_rows = ratings.rows("train")
+    is_train_row = np.zeros(len(ratings))
+    is_train_row[train_rows] = 1
+    other_rows = [
+        np.bincount(ids[train_rows], minlength=int(ids.max()) + 1)[ids] - is_train_row
+        for ids in (ratings.user, ratings.item)
+    ]
+    history_items = ratings.history_end - ratings.history_start
+    return np.log1p(np.column_stack([*other_rows, history_items])).astype(np.float32)
 
 
 def taste(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
-    """Of every row [R]: how far the user's labels of items with words in common lie above those items' means.
+    """Return how much each row's user likes the words of its item: [R], out of fold for train rows.
 
-    Words are those of the `.item` file beside the title (genres, year). A user's liking of a word is the mean of
-    (label - item mean) over the train rows whose item has it, smoothed by 5 rows of 0; a row has the mean over its
-    item's words, 0 where there are none. Train rows are out of fold.
+    Words are those of the `.item` file without the title (genres, year). How much a user likes a word is the mean of
+    (label - mean label of the item) over the user's train rows whose item has the word, smoothed by 5 rows of 0. A row
+    gets the mean over the words of its item, or 0 if the item has none.
     """
     words = _words(ratings)
-    size = np.maximum(np.asarray(words.sum(axis=1)).reshape(-1), 1)
-    rows, part = random_parts(ratings, folds, seed)
-    mean = ratings.label[rows].mean()
-    found = np.zeros(len(ratings), dtype=np.float32)
-    of_part = np.full(len(ratings), folds)
-    of_part[rows] = part
-    for fold in range(folds + 1):
-        known, asked = rows[part != fold], np.flatnonzero(of_part == fold)
-        user, item, label = (column[known] for column in (ratings.user, ratings.item, ratings.label))
-        count = np.bincount(item, minlength=len(ratings.item_tokens))
-        liked = np.bincount(item, label, minlength=len(ratings.item_tokens))
-        above = label - ((liked + _SMOOTHING * mean) / (count + _SMOOTHING))[item]
-        shape = len(ratings.user_tokens), len(ratings.item_tokens)
-        total = (sp.csr_matrix((above, (user, item)), shape=shape) @ words).toarray()  # [users, words]
-        seen = (sp.csr_matrix((np.ones(len(known)), (user, item)), shape=shape) @ words).toarray()
-        likes = total / (seen + _SMOOTHING)
-        user, item = ratings.user[asked], ratings.item[asked]
-        found[asked] = np.asarray(words[item].multiply(likes[user]).sum(axis=1)).reshape(-1) / size[item]
-    return found
+    words_of_item = np.maximum(np.asarray(words.sum(axis=1)).reshape(-1), 1)  # [items]
+    global_mean = _mean_train_label(ratings)
+    shape = len(ratings.user_tokens), len(ratings.item_tokens)
+    values = np.zeros(len(ratings), dtype=np.float32)
+    for train_rows, rows in _out_of_fold(ratings, folds, seed):
+        user, item, label = (column[train_rows] for column in (ratings.user, ratings.item, ratings.label))
+        excess = label - _smoothed_means(item, label, len(ratings.item_tokens), global_mean)[item]
+        total = (sp.csr_matrix((excess, (user, item)), shape=shape) @ words).toarray()  # [users, words]
+        count = (sp.csr_matrix((np.ones(len(train_rows)), (user, item)), shape=shape) @ words).toarray()
+        liking = total / (count + _SMOOTHING)
+        user, item = ratings.user[rows], ratings.item[rows]
+        total_liking = np.asarray(words[item].multiply(liking[user]).sum(axis=1)).reshape(-1)
+        values[rows] = total_liking / words_of_item[item]
+    return values
 
 
 def overlap(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
-    """Of every row [R]: mean share of words that its item has in common with the last liked ones; 0 without history."""
+    """Return the mean Jaccard overlap of the item's words with those of each last liked item: [R]; 0 without history.
+
+    Args:
+        history_items: number of last liked items.
+    """
     words = _words(ratings)
+    words_of_item = np.asarray(words.sum(axis=1)).reshape(-1)
     row, i, j, length = _history_pairs(ratings, history_items)
-    size = np.asarray(words.sum(axis=1)).reshape(-1)
-    both = np.asarray(words[i].multiply(words[j]).sum(axis=1)).reshape(-1)
-    share = both / np.maximum(size[i] + size[j] - both, 1)
-    return (np.bincount(row, weights=share, minlength=len(ratings)) / np.maximum(length, 1)).astype(np.float32)
+    common = np.asarray(words[i].multiply(words[j]).sum(axis=1)).reshape(-1)
+    jaccard = common / np.maximum(words_of_item[i] + words_of_item[j] - common, 1)
+    return _mean_by_row(jaccard, row, length)
+
+
+def random_folds(ratings: Ratings, folds: int, seed: int) -> tuple[Indices, Indices]:
+    """Return the train rows, and the random fold of each."""
+    train_rows = ratings.rows("train")
+    return train_rows, np.random.default_rng(seed).permutation(len(train_rows)) % folds
+
+
+def _out_of_fold(ratings: Ratings, folds: int, seed: int) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the train rows outside a fold and the rows of that fold; last, all train rows and all other rows."""
+    train_rows, train_fold = random_folds(ratings, folds, seed)
+    fold_of_row = np.full(len(ratings), folds)
+    fold_of_row[train_rows] = train_fold
+    for fold in range(folds + 1):
+        yield train_rows[train_fold != fold], np.flatnonzero(fold_of_row == fold)
+
+
+def _mean_train_label(ratings: Ratings) -> np.float32:
+    mean: np.float32 = ratings.label[ratings.rows("train")].mean()
+    return mean
+
+
+def _smoothed_means(
+    ids: Indices, labels: NDArray[np.float32], size: int, global_mean: np.float32
+) -> NDArray[np.float64]:
+    """Return the mean label by id: [size], each smoothed by 5 rows of the global mean."""
+    likes, rows = np.bincount(ids, labels, minlength=size), np.bincount(ids, minlength=size)
+    means: NDArray[np.float64] = (likes + _SMOOTHING * global_mean) / (rows + _SMOOTHING)
+    return means
 
 
 def _words(ratings: Ratings) -> sp.csr_matrix:
-    """Which words each item's text has: [items, words], 1 or 0."""
-    of_item = [set(text.split()) for text in ratings.item_text]
+    """Return which words the text of each item has: [items, words], 1 or 0."""
+    words_of_item = [set(text.split()) for text in ratings.item_text]
     vocabulary: dict[str, int] = {}
-    for words in of_item:
+    for words in words_of_item:
         for word in words:
             vocabulary.setdefault(word, len(vocabulary))
-    pairs = [(item, vocabulary[word]) for item, words in enumerate(of_item) for word in sorted(words)]
-    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return sp.csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=(len(of_item), max(len(vocabulary), 1)))
+    entries = [(item, vocabulary[word]) for item, words in enumerate(words_of_item) for word in sorted(words)]
+    rows, columns = np.array(entries, dtype=np.int64).reshape(-1, 2).T
+    shape = (len(words_of_item), max(len(vocabulary), 1))
+    return sp.csr_matrix((np.ones(len(entries)), (rows, columns)), shape=shape)
 
 
-def _history_pairs(ratings: Ratings, last: int) -> tuple[NDArray[np.int64], ...]:
-    """Every (row, history item), flat: the row, its item i, the history item j; and each row's number of these [R]."""
+class _HistoryPairs(NamedTuple):
+    """All pairs of a row and one of its history items.
+
+    row, item, history_item: the row, its item, and the history item of each pair [P].
+    length: number of pairs of each row [R].
+    """
+
+    row: Indices
+    item: Indices
+    history_item: Indices
+    length: Indices
+
+
+def _history_pairs(ratings: Ratings, last: int) -> _HistoryPairs:
+    """Return the pairs of each row with its `last` history items, or with all if there are fewer."""
     length = np.minimum(ratings.history_end - ratings.history_start, last)
     row = np.repeat(np.arange(len(ratings)), length)
-    place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    j = ratings.liked[np.repeat(ratings.history_end - length, length) + place]
-    return row, ratings.item[row], j, length
+    place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)  # 0, 1, ... in each history
+    history_item = ratings.liked[np.repeat(ratings.history_end - length, length) + place]
+    return _HistoryPairs(row, ratings.item[row], history_item, length)
 
 
-def random_parts(ratings: Ratings, folds: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The train rows, and the random part that each is in."""
-    rows = ratings.rows("train")
-    return rows, np.random.default_rng(seed).permutation(len(rows)) % folds
+def _mean_by_row(values: NDArray[np.float64], row: Indices, length: Indices) -> NDArray[np.float32]:
+    """Return the mean of each row's values: [R]; 0 for a row without any."""
+    total = np.bincount(row, weights=values, minlength=len(length))
+    return (total / np.maximum(length, 1)).astype(np.float32)
 
 
-def _at(matrix: sp.csr_matrix, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float64]:
+def _entries(matrix: sp.csr_matrix, row: Indices, column: Indices) -> NDArray[np.float64]:
+    """Return the entries of a sparse matrix at these rows and columns."""
     return np.asarray(matrix[row, column]).reshape(-1)

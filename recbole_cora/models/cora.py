@@ -1,4 +1,4 @@
-"""CoRA: the frozen LLM reads the text prompt with the weights that the generator made for this user and item.
+"""CoRA: the frozen LLM reads the text prompt with weights that a generator makes for this user and item.
 
 ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minus-No logit
           `-> frozen CF encoder -> e_u, e_i -> generator -> dW(u, i) ----^
@@ -6,9 +6,9 @@ ratings row -> prompt (text) ---------------------------> frozen LLM -> Yes-minu
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -21,23 +21,27 @@ from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.prompts.rows import RowPrompts
+from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class CoRA(GeneralRecommender):
-    """The paper's model. Only `generator` is trained; `encoder` and `llm` are frozen parts, handed in ready.
+    """The paper's model. Only `generator` is trained; `encoder` and `llm` are frozen.
 
     Args:
-        config: the generator's hyper-parameters under the paper's names (see `properties/model/CoRA.yaml`).
-        dataset: the train split, over our rows.
+        config: holds the generator's hyper-parameters under the paper's names (see `properties/model/CoRA.yaml`).
+        dataset: the train split.
         encoder: the frozen CF model f_psi.
         llm: the frozen LLM.
-        prompts: the rows' prompts in this LLM's tokens; where these know their questions, the weights act there alone.
+        prompts: the rows' prompts in this LLM's tokens. If they say where each question begins, the weights act on the
+            questions only.
     """
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
 
-    def __init__(self, config: Any, dataset: Any, encoder: CFEncoder, llm: FrozenLLM, prompts: RowPrompts) -> None:
+    def __init__(
+        self, config: CoraConfig, dataset: Dataset, encoder: CFEncoder, llm: FrozenLLM, prompts: RowPrompts
+    ) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.encoder, self.llm, self.prompts = encoder, llm, prompts
@@ -58,20 +62,20 @@ class CoRA(GeneralRecommender):
         )
         self.trained = self.generator
 
-    def predict(self, interaction: Any) -> Tensor:
-        """Logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
         e_u, e_i, evidence = self.encoder(interaction)  # (1)  [N, c], [N, c], [N, m]
-        memory = torch.cat([self.cf_dropout(torch.cat([e_u, e_i], dim=-1)), evidence], dim=-1)
+        memory = torch.cat([self.cf_dropout(torch.cat([e_u, e_i], dim=-1)), evidence], dim=-1)  # [N, 2c + m]
         weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
         rows = interaction[ROW].tolist()
         conditioning = Conditioning(self.targets, weights, self.prompts.questions(rows))
         return self.llm.score(self.prompts.of(rows), conditioning)  # (5), (6)
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
-        """Binary cross-entropy on the label; eq. (7)."""
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Return the binary cross-entropy on the labels; eq. (7)."""
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])
 
     @torch.no_grad()
-    def predict_text_only(self, interaction: Any) -> Tensor:
-        """Logits [N] of the frozen LLM on the same prompts, without any weights."""
+    def predict_text_only(self, interaction: Interaction) -> Tensor:
+        """Return logits [N] of the frozen LLM on the same prompts, without generated weights."""
         return self.llm.score(self.prompts.of(interaction[ROW].tolist()))

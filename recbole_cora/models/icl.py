@@ -1,9 +1,9 @@
-"""ICL: the frozen LLM and the text prompt, nothing trained."""
+"""ICL: the frozen LLM reads the text prompt; nothing is trained."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -12,23 +12,24 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.prompts.rows import RowPrompts
+from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class ICL(GeneralRecommender):
-    """The LLM's own answer, learned from text alone."""
+    """The answer of the LLM as it is."""
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
 
-    def __init__(self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts) -> None:
+    def __init__(self, config: CoraConfig, dataset: Dataset, llm: FrozenLLM, prompts: RowPrompts) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.llm, self.prompts = llm, prompts
-        self.trained = nn.ModuleList()  # nothing
+        self.trained = nn.ModuleList()  # a checkpoint of it is empty
 
-    def predict(self, interaction: Any) -> Tensor:
-        """Logits [N]."""
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N]."""
         return self.llm.score(self.prompts.of(interaction[ROW].tolist()))
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

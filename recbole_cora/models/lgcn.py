@@ -1,4 +1,4 @@
-"""LGCN: RecBole's LightGCN trained by binary cross-entropy, its graph built from the liked train rows only."""
+"""LGCN: RecBole's LightGCN trained by binary cross-entropy, on a graph of the liked train rows only."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import LightGCN
 from recbole.utils import InputType
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from recbole_cora.settings.recbole_config import CoraConfig
+
 
 class LGCN(LightGCN):
-    """LightGCN on labels: logit = e_u . e_i of the propagated embeddings. A dislike is a target, never an edge."""
+    """LightGCN on labels: logit = e_u . e_i, the propagated embeddings. A dislike is a target but never an edge."""
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: CoraConfig, dataset: Dataset) -> None:
         super().__init__(config, _LikedGraph(dataset))
         self.LABEL = config["LABEL_FIELD"]
         self._adjacency: Tensor | None = None
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """As RecBole's, whose product with a sparse matrix in COO form takes ten times as long on a CPU."""
+        """Return what RecBole's `forward` returns. Its sparse matrix is COO, which takes ten times as long on a CPU."""
         if self._adjacency is None:
             self._adjacency = self.norm_adj_matrix.coalesce().to_sparse_csr()
         layers = [self.get_ego_embeddings()]
@@ -35,7 +39,7 @@ class LGCN(LightGCN):
         return users, items
 
     def propagated(self) -> tuple[Tensor, Tensor]:
-        """Propagated embeddings of all users [n_users, c] and items [n_items, c]; kept while not training."""
+        """Return the propagated embeddings of all users [n_users, c] and items [n_items, c], cached while scoring."""
         if self.training or torch.is_grad_enabled():
             self.restore_user_e = self.restore_item_e = None
             return self.forward()
@@ -43,17 +47,17 @@ class LGCN(LightGCN):
             self.restore_user_e, self.restore_item_e = self.forward()
         return self.restore_user_e, self.restore_item_e
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's; what was propagated with the weights before is dropped."""
+    def load_state_dict(self, *args: object, **kwargs: object) -> object:
+        """Load weights as torch does, and drop the embeddings that the old weights propagated."""
         self.restore_user_e = self.restore_item_e = None
         return super().load_state_dict(*args, **kwargs)
 
-    def predict(self, interaction: Any) -> Tensor:
-        """Logits [N]."""
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N]."""
         users, items = self.propagated()
         return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=1)
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         loss = binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])
         user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
         ego = self.user_embedding(user), self.item_embedding(item)
@@ -61,7 +65,7 @@ class LGCN(LightGCN):
 
 
 class _Product(torch.autograd.Function):
-    """S x of a symmetric sparse S, which is its own transpose in the backward pass."""
+    """S x for a symmetric sparse S, so that the backward pass needs no transpose."""
 
     @staticmethod
     def forward(ctx: Any, S: Tensor, x: Tensor) -> Tensor:
@@ -74,9 +78,9 @@ class _Product(torch.autograd.Function):
 
 
 class _LikedGraph:
-    """The train dataset as it is, except that its interaction matrix holds the liked rows only."""
+    """The train dataset, except that its interaction matrix holds only the liked rows."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
     def __getattr__(self, name: str) -> Any:

@@ -1,10 +1,12 @@
-"""PersonPrompt (PEPLER's way, arXiv 2202.07371): a learned vector of each user and each item stands in the prompt."""
+"""PersonPrompt (after PEPLER, arXiv 2202.07371): the prompt contains a learned vector for the user and for the item."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -15,21 +17,22 @@ from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.prompts.rows import RowPrompts
+from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class PersonPrompt(GeneralRecommender):
-    """New tokens `<user u>` and `<item i>`; the LLM itself stays frozen.
+    """A new token for each user and each item; the LLM itself stays frozen.
 
-    The vectors begin at the mean token embedding, plus what is learned: an unseen user or item is an average token.
+    A vector is the mean token embedding plus a learned offset, so an unseen user or item is close to an average token.
     """
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    slots: ClassVar[tuple[int, int]] = (1, 1)  # of the user, of the item
+    slots: ClassVar[tuple[int, int]] = (1, 1)  # tokens of the user, and of the item
 
-    mean: Tensor
+    mean: Tensor  # [d]
 
-    def __init__(self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts) -> None:
+    def __init__(self, config: CoraConfig, dataset: Dataset, llm: FrozenLLM, prompts: RowPrompts) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.llm, self.prompts = llm, prompts
@@ -40,12 +43,12 @@ class PersonPrompt(GeneralRecommender):
             nn.init.normal_(embedding.weight, std=config["init_std"])
         self.trained = nn.ModuleDict({"of_user": self.users, "of_item": self.items})
 
-    def predict(self, interaction: Any) -> Tensor:
-        """Logits [N]."""
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N]."""
         rows = interaction[ROW].tolist()
-        own = [self.users(interaction[self.USER_ID]), self.items(interaction[self.ITEM_ID])]
-        vectors = self.mean + self.spread * torch.stack(own, dim=1)  # [N, 2, d]
+        offsets = [self.users(interaction[self.USER_ID]), self.items(interaction[self.ITEM_ID])]  # [N, d] each
+        vectors = self.mean + self.spread * torch.stack(offsets, dim=1)  # [N, 2, d]
         return self.llm.score(self.prompts.of(rows), Conditioning(slots=SlotVectors(self.prompts.slots(rows), vectors)))
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

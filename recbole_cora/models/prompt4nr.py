@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -16,24 +18,25 @@ from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.llm.vectors import SlotVectors
 from recbole_cora.prompts.rows import RowPrompts
+from recbole_cora.settings.recbole_config import CoraConfig
 
-TOKENS = 3
+TOKENS = 3  # after the history, and again after the title
 
 
 class Prompt4NR(GeneralRecommender):
     """Three soft tokens after the history and three after the title, the same for every pair.
 
-    They are learned in the measure of token embeddings: in their spread, around their mean.
+    A soft token is the mean token embedding plus a learned offset in units of the spread of token embeddings.
     """
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
-    slots: ClassVar[tuple[int, int]] = (TOKENS, TOKENS)  # of the user, of the item
+    slots: ClassVar[tuple[int, int]] = (TOKENS, TOKENS)  # tokens of the user, and of the item
 
-    mean: Tensor
+    mean: Tensor  # [d]
 
     def __init__(
-        self, config: Any, dataset: Any, llm: FrozenLLM, prompts: RowPrompts, lora: Callable[[], SharedLoRA]
+        self, config: CoraConfig, dataset: Dataset, llm: FrozenLLM, prompts: RowPrompts, lora: Callable[[], SharedLoRA]
     ) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
@@ -45,12 +48,12 @@ class Prompt4NR(GeneralRecommender):
         nn.init.normal_(self.soft.weight, std=0.1)
         self.trained = nn.ModuleDict({"lora": self.lora, "soft": self.soft})
 
-    def predict(self, interaction: Any) -> Tensor:
-        """Logits [N]."""
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N]."""
         rows = interaction[ROW].tolist()
         vectors = (self.mean + self.spread * self.soft.weight).expand(len(rows), -1, -1)  # [N, 6, d]
         slots = SlotVectors(self.prompts.slots(rows), vectors)
         return self.llm.score(self.prompts.of(rows), Conditioning(slots=slots, lora=self.lora))
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

@@ -1,13 +1,15 @@
-"""SAS: RecBole's SASRec trained by binary cross-entropy on the labelled rows, after the liked history."""
+"""SAS: RecBole's SASRec trained by binary cross-entropy on labelled rows; it reads the liked history of each."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.utils import InputType
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class SAS(SASRec):
@@ -16,9 +18,9 @@ class SAS(SASRec):
     input_type = InputType.POINTWISE
     scores_are_logits = True
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: CoraConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         return binary_cross_entropy_with_logits(self.predict(interaction), interaction[self.LABEL])

@@ -1,1 +1,1 @@
-"""The frozen parts of a run: LLM, prompts, CF encoder, codes and LoRA, made once and cached by content."""
+"""The frozen parts of a run: LLM, prompts, CF encoder, codes and LoRA. Each is made once and cached by its content."""

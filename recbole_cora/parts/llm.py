@@ -1,4 +1,4 @@
-"""The frozen LLM of a run, and its prompts."""
+"""The frozen LLM of a run, and the prompts of its rows."""
 
 from __future__ import annotations
 
@@ -24,31 +24,22 @@ log = logging.getLogger()
 
 
 def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
-    """Return the frozen LLM that the settings name; `tiny` is made where it is not in the cache."""
-    name = config["llm"]
-    titles_of(ratings)  # before anything long: a dataset without titles is refused
+    """Return the frozen LLM that the settings name. The tiny LLM is made first if it is not in the cache.
+
+    Raises:
+        DataError: the dataset has no titles.
+        SettingError: `device_map` is set, and several processes would each spread the LLM over all GPUs.
+        LLMError: the LLM cannot be loaded, or its context is too short.
+    """
+    titles_of(ratings)  # refuses a dataset without titles before anything slow starts
     if config["device_map"] and processes.count() > 1:
         raise SettingError(
-            f"device_map={config['device_map']} spreads one LLM over all GPUs, and each of {processes.count()} "
-            "processes would; use one process, or let each GPU hold the LLM (--quantised=4bit, no --device_map)"
+            f"device_map={config['device_map']} spreads one LLM over all GPUs, but {processes.count()} processes "
+            "would each do so; use one process, or let each GPU hold the LLM (--quantised=4bit, no --device_map)"
         )
-    show_loading_bars(config.show_progress and name != "tiny")
-    path = name
-    if name == "tiny":
-        texts = tiny_texts(ratings, config)
-        sizes = {k: config[k] for k in ("tiny_hidden", "tiny_layers", "tiny_steps")}
-        key = content_key(TINY_VERSION, sizes, config["seed"], texts)
-        folder = Path(config["cache_dir"]) / "llm" / f"tiny-{config['dataset']}-{key}"
-
-        def fill(temporary: Path) -> None:
-            log.info(f"making the tiny LLM in {folder}")
-            make_tiny_llm(
-                temporary, texts, seed=config["seed"], steps=config["tiny_steps"], hidden=config["tiny_hidden"],
-                layers=config["tiny_layers"], show_progress=config.show_progress,
-            )  # fmt: skip
-
-        cached(folder, fill, lambda entry: None)  # its manifest tells damage; FrozenLLM reads it
-        path = str(folder)
+    is_tiny = config["llm"] == "tiny"
+    show_loading_bars(config.show_progress and not is_tiny)
+    path = str(_tiny_llm_folder(config, ratings)) if is_tiny else config["llm"]
     llm = FrozenLLM.load(
         path, revision=config["llm_revision"], dtype=config["dtype"], quantised=config["quantised"],
         device=str(config["device"]), device_map=config["device_map"], offload_folder=config["offload_folder"],
@@ -64,11 +55,29 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
     return llm
 
 
+def _tiny_llm_folder(config: CoraConfig, ratings: Ratings) -> Path:
+    """Return the cache folder of the tiny LLM, which is made now if it is not there."""
+    texts = tiny_texts(ratings, config)
+    sizes = {k: config[k] for k in ("tiny_hidden", "tiny_layers", "tiny_steps")}
+    key = content_key(TINY_VERSION, sizes, config["seed"], texts)
+    folder = Path(config["cache_dir"]) / "llm" / f"tiny-{config['dataset']}-{key}"
+
+    def fill(temporary: Path) -> None:
+        log.info(f"making the tiny LLM in {folder}")
+        make_tiny_llm(
+            temporary, texts, seed=config["seed"], steps=config["tiny_steps"], hidden=config["tiny_hidden"],
+            layers=config["tiny_layers"], show_progress=config.show_progress,
+        )  # fmt: skip
+
+    cached(folder, fill, lambda entry: None)  # checks the manifest only; FrozenLLM reads the files
+    return folder
+
+
 def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: Features | None = None) -> RowPrompts:
-    """Every row's prompt in the LLM's tokens, with slots where the model fills them.
+    """Return every row's prompt in the LLM's tokens. A model with `slots` gets them in its prompts.
 
     Args:
-        codes: texts of users and items, instead of slots.
+        codes: texts of each row's user and item, for the prompts of a model without slots.
     """
     template = load_template(config["template"] or "items")
     encoder = PromptEncoder(llm.tokenizer, template, llm.max_tokens, config["history_items"])
@@ -84,27 +93,29 @@ def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: F
 
 
 def weights_on(config: CoraConfig) -> str:
-    """Return where the weights act; `prompt` for a model that has no such setting."""
+    """Return the setting `weights_on`, where the weights act: `prompt` for a model that has no such setting."""
     value: str = config.settings.get("weights_on", "prompt")
     return value
 
 
 def tiny_texts(ratings: Ratings, config: CoraConfig) -> list[str]:
-    """What the tiny LLM learns language from: item texts, and the liked histories of the train rows as prompts.
+    """Return the texts that the tiny LLM is trained on: item texts, and a prompt for each liked train row.
 
-    No label is in it, and no valid or test row. A liked train row's prompt names the liked target after the history:
-    a liked history of one more item. The answer after it is drawn by coin: the tiny LLM learns that an answer is Yes or
-    No, and nothing of which, so that its own score is near 0 instead of an accident of its initial weights.
+    They contain no label, and no valid or test row. The prompt of a liked train row names the history and then the
+    liked item, so it shows no more than a liked history that is one item longer. A coin toss decides the answer that
+    follows: the tiny LLM learns that an answer is Yes or No, but not which one. Its own score is therefore near 0
+    instead of an accident of its initial weights.
     """
     titles = [clean_title(title) for title in titles_of(ratings)]
     template = load_template(config["template"] or "items")
-    rows = ratings.rows("train")
-    items = [f'"{title}" {text}'.strip() for title, text in zip(titles_of(ratings), ratings.item_text, strict=True)]
+    coin = random.Random(config["seed"])
 
-    def history_text(row: int) -> str:
+    def prompt_and_answer(row: int) -> str:
         history = ratings.history(row, config["history_items"])
         prompt = template.prompt([titles[item] for item in history], titles[ratings.item[row]])
         return prompt.text + coin.choice((" Yes", " No"))
 
-    coin = random.Random(config["seed"])
-    return items + [history_text(row) for row in rows[ratings.label[rows] > 0.5].tolist()]
+    items = [f'"{title}" {text}'.strip() for title, text in zip(titles_of(ratings), ratings.item_text, strict=True)]
+    train_rows = ratings.rows("train")
+    liked_rows = train_rows[ratings.label[train_rows] > 0.5].tolist()
+    return items + [prompt_and_answer(row) for row in liked_rows]

@@ -1,10 +1,9 @@
-"""Stages before a model's own: trained once, kept by content, or taken from an earlier run's folder."""
+"""Earlier stages of a run: models trained before the run's own model, now or in an earlier run."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from recbole_cora.cache import cached
 from recbole_cora.data.ratings import Ratings
@@ -16,7 +15,7 @@ from recbole_cora.training.stage import ModelMaker, Stage
 
 log = logging.getLogger()
 
-#: Settings that an earlier stage takes over from the run's; everything else is its own.
+#: Settings that an earlier stage takes from the run; it has its own values for all others.
 _SHARED = (
     "data_path", "cache_dir", "checkpoint_dir", "seed", "reproducibility", "show_progress", "state", "use_gpu",
     "threshold", "eval_args", "title_field", "history_items", "field_separator", "USER_ID_FIELD", "ITEM_ID_FIELD",
@@ -24,20 +23,20 @@ _SHARED = (
 )  # fmt: skip
 
 
-def shared_settings(config: CoraConfig, *, shaping: bool = True) -> dict[str, Any]:
-    """Return what the user chose of the settings that every stage of a run shares.
+def shared_settings(config: CoraConfig, *, shaping: bool = True) -> dict[str, object]:
+    """Return the settings that all stages of a run share, as far as the user set them.
 
     Args:
-        shaping: False leaves out those that shape results; a stage from an earlier run's folder has its own.
+        shaping: False leaves out the settings that shape results; a stage from an earlier run's folder has its own.
     """
     settings = config.settings
     shared = {key: value for key, value in settings.chosen.items() if key in _SHARED}
     return {key: value for key, value in shared.items() if shaping or not settings.shapes_results(key)}
 
 
-def stage_config(config: CoraConfig, name: str, options: dict[str, Any]) -> CoraConfig:
-    """Settings of an earlier stage: what every stage of a run shares, and `options`."""
-    return CoraConfig(model_class(name), config["dataset"], {**shared_settings(config), **options})
+def stage_config(config: CoraConfig, model: str, options: dict[str, object]) -> CoraConfig:
+    """Return the config of an earlier stage: the settings that all stages of a run share, overridden by `options`."""
+    return CoraConfig(model_class(model), config["dataset"], {**shared_settings(config), **options})
 
 
 def ready_stage(
@@ -46,36 +45,37 @@ def ready_stage(
     kind: str,
     *,
     make: ModelMaker | None = None,
-    also: dict[str, Any] | None = None,
-    reads: str = "",
+    identity: dict[str, object] | None = None,
+    input_key: str = "",
     folder: Path | None = None,
     history_length: int | None = None,
 ) -> Stage:
-    """A trained stage: from `folder`, from the cache, or trained now.
+    """Return a trained stage: from `folder`, from the cache, or trained now.
 
     Args:
-        config: of this stage.
-        kind: what it is for, in a log; and its folder in the cache.
-        make, also, history_length: as a Stage takes them.
-        reads: a key of what the stage reads beside the rows, such as its prompts.
+        config: the config of this stage.
+        kind: what the stage is for. It names the stage in the log and its folder in the cache.
+        make, identity, history_length: `make`, `also` and `history_length` of `Stage`.
+        input_key: a key of what the stage reads beside the rows, such as its prompts.
+        folder: an earlier run of this model; None: use the cache.
 
     Raises:
-        CheckpointError: a `folder` of another model, split or vocabulary.
+        CheckpointError: `folder` is a run of another model, split or vocabulary.
     """
-    name = config["model"]
-    stage = Stage(config, ratings, make, also, history_length)
+    model = config["model"]
+    stage = Stage(config, ratings, make, identity, history_length)
     if folder is not None:
         stage.load(folder)
     else:
-        key = content_key(STAGE_VERSION, config.content(), stage.identity, reads)
-        folder = Path(config["cache_dir"]) / kind / f"{name}-{config['dataset']}-{key}"
+        key = content_key(STAGE_VERSION, config.content(), stage.identity, input_key)
+        folder = Path(config["cache_dir"]) / kind / f"{model}-{config['dataset']}-{key}"
 
         def fill(temporary: Path) -> None:
-            log.info(f"training {name} ({kind})")
-            stage.fit(temporary, title=f"{kind}: {name}")
-            run = {"model": name, "dataset": config["dataset"], "config": dict(config.settings)}
+            log.info(f"training {model} ({kind})")
+            stage.fit(temporary, title=f"{kind}: {model}")
+            run = {"model": model, "dataset": config["dataset"], "config": dict(config.settings)}
             write_json(temporary / "result.json", run)
 
         cached(folder, fill, stage.load)
-    log.info(f"{name} ({kind}) from {folder}")
+    log.info(f"{model} ({kind}) from {folder}")
     return stage
