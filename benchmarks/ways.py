@@ -261,8 +261,8 @@ class Ways:
         """Train CoRA.
 
         Args:
-            on_question: weights act on the question alone, so that a history read in the first epoch is never read again.
-            first_epoch: with `on_question`, no history has been read yet.
+            on_question: the weights act on the question alone, so that each history is read only once.
+            first_epoch: no history has been read yet, as in the first epoch.
             recompute: recompute activations in the backward pass.
         """
 
