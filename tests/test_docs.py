@@ -52,5 +52,5 @@ TestBiased = _test_class()
 def test_the_page_names_every_part() -> None:
     """The page's table lists exactly the parts that models can need."""
     page = PAGE.read_text(encoding="utf-8")
-    wanted = set().union(*(group.needs for group in models.MODELS.values()))
-    assert set(re.findall(r'^\| `"(\w+)"` \|', page, re.MULTILINE)) == wanted
+    needs = set().union(*(group.needs for group in models.MODELS.values()))
+    assert set(re.findall(r'^\| `"(\w+)"` \|', page, re.MULTILINE)) == needs

@@ -78,14 +78,14 @@ def test_the_default_space_is_the_papers_two() -> None:
         (["--resume=true"], "--resume is True"),
         (["--config_files=mine.yaml"], "unknown setting 'epoks' for --model=MF; did you mean 'epochs'?"),
         (["--resume=nowhere"], "holds no search"),
-        (["--resume=begun", "--learning_rate=1"], "leave out --learning_rate"),
-        (["--resume=begun"], "is damaged"),
+        (["--resume=damaged", "--learning_rate=1"], "leave out --learning_rate"),
+        (["--resume=damaged"], "is damaged"),
     ],
 )
 def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     """The exit code is 2."""
-    Path("begun").mkdir()
-    Path("begun/tune.json").write_text("{}", encoding="utf-8")
+    Path("damaged").mkdir()
+    Path("damaged/tune.json").write_text("{}", encoding="utf-8")
     Path("mine.yaml").write_text("{model: MF, dataset: toy, epoks: 3}", encoding="utf-8")
     assert cli.main(["tune", *arguments]) == 2
     message = capsys.readouterr().err
@@ -96,8 +96,8 @@ def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:
     """A grid has every combination. Random draws are as many as wanted, or all there are."""
     space = {"a": Draw("choice", [1, 2, 3]), "b": Draw("choice", [1, 2])}
     assert len(draw_all(space, "grid", 99, 0)) == 6
-    for wanted, count in ((4, 4), (99, 6)):
-        draws = list(draw_all(space, "random", wanted, 0).values())
+    for num_samples, count in ((4, 4), (99, 6)):
+        draws = list(draw_all(space, "random", num_samples, 0).values())
         assert len(draws) == count and all(draw not in draws[:n] for n, draw in enumerate(draws))
     assert draw_all(space, "random", 4, 0) == draw_all(space, "random", 4, 0)
 
@@ -169,9 +169,9 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     while again.poll() is None:
         for record in records(out):
             rate, size = record["settings"].values()
-            wanted = rate == 0.01 and size in killed and len(killed[size]) < {9: 3, 10: 1}[size]
+            chosen = rate == 0.01 and size in killed and len(killed[size]) < {9: 3, 10: 1}[size]
             training = record["status"] == "running" and record["evaluations"]
-            if wanted and training and record["process"] not in killed[size]:
+            if chosen and training and record["process"] not in killed[size]:
                 killed[size].add(record["process"])
                 with suppress(ProcessLookupError):
                     os.kill(record["process"], signal.SIGKILL)
@@ -219,7 +219,7 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> Non
 
 
 def test_hyperopt_may_draw_the_same_twice(toy: Path) -> None:
-    """Each draw is a trial with a run of its own. Equal draws, of which four draws of two values have some,
+    """Each draw is a trial with a run of its own. Four draws of two values must repeat some, and equal draws
     have equal curves. During the search, ray listens only on the loopback address."""
     pytest.importorskip("hyperopt")
     psutil = pytest.importorskip("psutil")

@@ -70,7 +70,7 @@ class Experiment:
     def run_settings(self, system: System, seed: int) -> Settings:
         """Return the settings of a run."""
         settings = self.chosen_settings(system, seed)
-        return with_llm(settings)[0] if "llm" in settings.needs else settings  # an LLM's preset changes settings
+        return with_llm(settings)[0] if "llm" in settings.needs else settings  # the preset of an LLM changes settings
 
 
 def built_in() -> list[str]:
@@ -129,7 +129,11 @@ def make_experiment(
 
 
 def _read(file: str, problems: list[str]) -> dict[str, object]:
-    """Return the content of an experiment's file; unknown entries go to `problems`. Raises SettingError if it fails."""
+    """Return the content of an experiment's file; unknown entries go to `problems`.
+
+    Raises:
+        SettingError: there is no such experiment, or its file cannot be read.
+    """
     path = _FOLDER / f"{file}.yaml"
     if not _is_file(path):
         path = Path(file)
@@ -154,7 +158,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _list(content: Mapping[str, object], key: str, problems: list[str]) -> list[object]:
-    """Return a list entry; an empty one if it is missing or not a list, which goes to `problems`."""
+    """Return the list under `key`, or an empty one; a value that is not a list goes to `problems`."""
     value = content.get(key)
     if value is not None and not isinstance(value, list):
         problems.append(f"{key} is {value!r}; expected a list, as in properties/experiments/")
@@ -163,7 +167,7 @@ def _list(content: Mapping[str, object], key: str, problems: list[str]) -> list[
 
 
 def _mapping(what: str, value: object, problems: list[str]) -> dict[str, Any]:
-    """Return a mapping; an empty one if the value is missing or not a mapping, which goes to `problems`."""
+    """Return a mapping, or an empty one for None; a value that is not a mapping goes to `problems`."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -173,7 +177,7 @@ def _mapping(what: str, value: object, problems: list[str]) -> dict[str, Any]:
 
 
 def _dataset(value: object, problems: list[str]) -> str:
-    """Return the dataset's name; "" if it is missing or not a text, which goes to `problems`."""
+    """Return the dataset's name, or "" for None; a value that is not text goes to `problems`."""
     if value is not None and not isinstance(value, str):
         problems.append(f"dataset is {value!r}; expected a name such as ml-100k")
         return ""
@@ -224,7 +228,7 @@ def _is_share(value: object) -> bool:
 
 
 def _wrong_settings(experiment: Experiment) -> list[str]:
-    """Return which shared settings no system has, and which values a system refuses."""
+    """Return the problems with settings: shared ones that no system has, and values that a system refuses."""
     declared: set[str] = set()
     systems_by_problem: dict[str, list[str]] = {}
     for system in experiment.systems:

@@ -21,12 +21,12 @@ _DECIMALS = 4
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number over the seeds.
+    """The mean and spread of a number over the seeds.
 
     Attributes:
         mean: over the seeds that have a value.
         spread: the sample standard deviation; None for fewer than two values.
-        values: one per finished seed; None where the number is undefined.
+        values: one per finished run; None for an undefined one.
     """
 
     mean: float
@@ -133,7 +133,7 @@ def _cost(results: Sequence[Result]) -> Cost | None:
 
 
 def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[str, str], out: Path) -> None:
-    """Write `report.md`, `report.json` and `report.csv` about the runs that have finished, each whole."""
+    """Write `report.md`, `report.json` and `report.csv` about the finished runs; each file is replaced as a whole."""
     rows = rows_of(experiment, runs, failed)
     first = next((result for run in runs if (result := run.result()) is not None), None)
     content = {

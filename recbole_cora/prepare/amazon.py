@@ -1,7 +1,7 @@
 """Read Amazon reviews and metadata: one JSON object per line (in old metadata, one Python literal), gzipped or not.
 
-22 million reviews need bounded memory: only user, item, rating and time of a line are kept, as numbers, and only for
-the wanted year. Metadata is parsed only for items with a rating in that year.
+Reading 22 million reviews takes bounded memory: only user, item, rating and time of a line are kept, as numbers, and
+only for the wanted year. Metadata is parsed only for items with a rating in that year.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
 def _reviews(path: Path, first: float, last: float, problems: FileProblems, show_progress: bool) -> Iterator[_Review]:
     """Yield the reviews with a time in [first, last), and those whose time is not a plausible number."""
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        # Most lines are of other years. If a search finds exactly one time, it replaces a parse that costs several
-        # times as much.
+        # Most lines are of other years. If a text search finds exactly one time, that decides; it is several times
+        # cheaper than parsing the line.
         times = _TIME.findall(line)
         if not line or (len(times) == 1 and times[0] and not first <= int(times[0]) < last):
             continue
@@ -74,24 +74,26 @@ def _reviews(path: Path, first: float, last: float, problems: FileProblems, show
             yield number, user, item, rating, time
 
 
-def _metadata(path: Path, wanted: set[str], problems: FileProblems, show_progress: bool) -> pd.DataFrame:
-    """Return the item table of the wanted item tokens. Raises DataError if the file has none of them."""
+def _metadata(path: Path, item_tokens: set[str], problems: FileProblems, show_progress: bool) -> pd.DataFrame:
+    """Return the table of these items. Raises DataError if the file has none of them."""
     table = ItemTable(problems, ["brand", "categories", "price"])
     count = 0
     for number, line in enumerate(lines_of(path, show_progress), start=1):
         tokens = _ASIN.findall(line)
-        if not line or (tokens and not any(token.decode("utf-8", "replace") in wanted for token in tokens)):
+        if not line or (tokens and not any(token.decode("utf-8", "replace") in item_tokens for token in tokens)):
             continue
         item = _parse(line)
         if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
             problems.add("line that is no item", number, line.decode("utf-8", "replace"))
-        elif item["asin"] in wanted:
+        elif item["asin"] in item_tokens:
             count += 1
             title, brand = (html.unescape(v) if isinstance(v, str) else "" for v in map(item.get, ("title", "brand")))
             categories = " ".join(_flat(item.get("categories") or item.get("category") or []))
             table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
     if not count:
-        raise DataError(f"{path} has none of the {len(wanted):,} rated items; is it the metadata of other reviews?")
+        raise DataError(
+            f"{path} has none of the {len(item_tokens):,} rated items; is it the metadata of other reviews?"
+        )
     return table.finish()
 
 

@@ -75,7 +75,7 @@ def _add_amazon_book(datasets: _Datasets, common: _Parser) -> None:
 def _add_csv(datasets: _Datasets, common: _Parser, problems: list[str]) -> None:
     """Add the dataset `csv`. Wrong values become None and go to `problems`, to be reported together."""
 
-    def noting(flag: str, convert: Callable[[str], T]) -> Callable[[str], T | None]:
+    def lenient(flag: str, convert: Callable[[str], T]) -> Callable[[str], T | None]:
         def read(text: str) -> T | None:
             try:
                 return convert(text)
@@ -86,7 +86,7 @@ def _add_csv(datasets: _Datasets, common: _Parser, problems: list[str]) -> None:
         return read
 
     def add(flag: str, convert: Callable[[str], object], **options: Any) -> None:
-        parser.add_argument(flag, type=noting(flag, convert), **options)
+        parser.add_argument(flag, type=lenient(flag, convert), **options)
 
     parser = datasets.add_parser("csv", parents=[common], help="your own ratings and items")
     add("--ratings", _path, metavar="FILE", help="one rating per row, with a header")

@@ -49,7 +49,8 @@ class Recipe:
             last window, sorted by time, is halved into valid and test. Without any, `shares` decides.
         shares: the shares of train, valid and test, in order of time.
         per_user: apply `shares` to each user's rows; False cuts all rows at the same two moments.
-        more_than: keep users and items with more rows than this, counted once, before anything is dropped.
+        more_than: keep users and items with more rows than this. Rows are counted once, inside the windows and before
+            repeats are dropped.
         drop_repeats: keep only the first of rows with the same user, item and timestamp.
     """
 
@@ -157,7 +158,7 @@ def make_rows(raw: Raw, recipe: Recipe) -> Rows:
 
 
 def _repeats(raw: Raw, rows: Array, dropped: bool) -> Array:
-    """Return a mask of the ordered rows that repeat the user, item and timestamp of the row before; count them."""
+    """Return a mask of the rows that repeat user, item and timestamp of the row before; count them as a problem."""
     same = [np.diff(column[rows], prepend=-1) == 0 for column in (raw.user, raw.item, raw.time)]
     repeats: Array = np.logical_and.reduce(same)
     if repeats.any():

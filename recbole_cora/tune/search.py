@@ -75,7 +75,7 @@ def run_search(search: Search, resources: Resources, folder: Path, *, address: s
 
 
 def _check_packages(*, local: bool) -> None:
-    """Import ray and matplotlib, so that a missing one is an error before anything else.
+    """Check that ray and matplotlib are installed, and prepare the environment for ray.
 
     Raises:
         SettingError: one of them is not installed.
@@ -95,7 +95,7 @@ def _check_packages(*, local: bool) -> None:
 
 @contextmanager
 def _ray(address: str | None, cpus: int) -> Iterator[list[int]]:
-    """Run ray for the length of the context, on this machine with so many CPUs or on the cluster at an address.
+    """Run ray while the context lasts, on the cluster at `address` or, if it is None, on this machine with `cpus` CPUs.
 
     Yields:
         The signals that asked to stop; see `_interrupt_on_signals`.
