@@ -92,7 +92,7 @@ def _metadata(path: Path, item_tokens: set[str], problems: FileProblems, show_pr
             table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
     if not count:
         raise DataError(
-            f"{path} has none of the {len(item_tokens):,} rated items; is it the metadata of other reviews?"
+            f"{path} has none of the {len(item_tokens):,} rated items; does it belong to other reviews?"
         )
     return table.finish()
 
