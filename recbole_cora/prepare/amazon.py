@@ -91,9 +91,7 @@ def _metadata(path: Path, item_tokens: set[str], problems: FileProblems, show_pr
             categories = " ".join(_flat(item.get("categories") or item.get("category") or []))
             table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
     if not count:
-        raise DataError(
-            f"{path} has none of the {len(item_tokens):,} rated items; does it belong to other reviews?"
-        )
+        raise DataError(f"{path} has none of the {len(item_tokens):,} rated items; does it belong to other reviews?")
     return table.finish()
 
 
