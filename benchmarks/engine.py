@@ -1,10 +1,10 @@
-"""What do per-pair weights cost? Scoring, training and ranking, side by side with the ways others do it.
+"""Measure what per-pair weights cost in scoring, training and ranking, compared with how others do it.
 
     python benchmarks/engine.py [--preset=tiny|cpu|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 
-A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16 (7b: 64). In each round every way
-is timed once, so that a slow moment of the machine hits all of them; a ratio is the median over rounds of (this way /
-the base) within a round. How to read it: benchmarks/README.md.
+A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16 (7b: 64). Each round times every
+way once, so that a slow moment of the machine affects all of them. A ratio is the median over rounds of (this way / the
+base) within a round. benchmarks/README.md explains the output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -30,8 +29,8 @@ from recbole_cora.llm import hub
 Way = Callable[[], None]
 
 
-def timed(way: Way, device: torch.device) -> float:
-    """Seconds of one call."""
+def time_call(way: Way, device: torch.device) -> float:
+    """Return the seconds of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = perf_counter()
@@ -42,38 +41,57 @@ def timed(way: Way, device: torch.device) -> float:
 
 
 class Table:
-    """Seconds of each way in each round."""
+    """The seconds of each way in each round."""
 
-    def __init__(self, title: str, ways: dict[str, Way], count: int, device: torch.device) -> None:
+    def __init__(self, title: str, ways: dict[str, Way], rounds: int, device: torch.device) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in tqdm(range(count + 1), desc=title, unit="round"):
+        for number in tqdm(range(rounds + 1), desc=title, unit="round"):
             for name, way in ways.items():
-                passed = timed(way, device)
-                if number:  # the first round warms up
-                    self.seconds[name].append(passed)
+                seconds = time_call(way, device)
+                if number:  # the first round is a warm-up
+                    self.seconds[name].append(seconds)
 
-    def over(self, name: str, base: str) -> float:
-        """Median over rounds of the ratio within a round."""
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median over rounds of the ratio within a round."""
         pairs = zip(self.seconds[name], self.seconds[base], strict=True)
         return round(statistics.median(a / b for a, b in pairs), 4)
 
-    def all_over(self, base: str) -> dict[str, float]:
-        return {name: self.over(name, base) for name in self.seconds}
+    def ratios(self, base: str) -> dict[str, float]:
+        """Return the ratio of every way to the base."""
+        return {name: self.ratio(name, base) for name in self.seconds}
+
+
+def scoring_ways(ways: Ways, *, small: bool, in_bfloat16: bool) -> dict[str, Way]:
+    """Return the ways of scoring by the names that the report gives them.
+
+    Args:
+        small: also those ways that take too long, or too much memory, with a large LLM.
+    """
+    scoring: dict[str, Way] = {"frozen, padded": ways.frozen}
+    if small:
+        scoring |= {"frozen, padded, full logits": ways.frozen_full_logits, "frozen, bucketed": ways.frozen_bucketed}
+        scoring |= {"peft, one adapter": ways.peft_adapter(), "peft, an adapter a sample": ways.peft_mixed()}
+        scoring |= {"W + dW, pair by pair": ways.merged_one_by_one(), "dense dW, padded": ways.dense()}
+        scoring |= {"(x A) B, padded": ways.two_products()}
+    scoring |= {"frozen, packed": ways.frozen_packed, "CoRA, weights given": ways.apply_weights, "CoRA": ways.cora}
+    if in_bfloat16:
+        scoring |= {"frozen, packed, bfloat16": ways.in_bfloat16(False), "CoRA, bfloat16": ways.in_bfloat16(True)}
+    return scoring
 
 
 def training_ways(ways: Ways) -> dict[str, Way]:
-    """By the names under which they are reported."""
+    """Return the ways of training by the names that the report gives them."""
     return {
         "peft LoRA, padded": ways.train_peft(),
         "CoRA": ways.train_cora(),
         "CoRA, recomputed": ways.train_cora(recompute=True),
         "CoRA on the question": ways.train_cora(on_question=True),
-        "CoRA on the question, first epoch": ways.train_cora(on_question=True, kept=False),
+        "CoRA on the question, first epoch": ways.train_cora(on_question=True, first_epoch=True),
     }
 
 
 def peak_memory(ways: Ways, name: str) -> float:
-    """MB that a training step takes beyond what stands before it (weights, optimizer state)."""
+    """Return the MB that a training step adds to what is allocated before it (weights, optimizer state)."""
     way = training_ways(ways)[name]
     way()
     if ways.device.type == "cuda":
@@ -83,34 +101,35 @@ def peak_memory(ways: Ways, name: str) -> float:
         way()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what the first step has freed
-    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew (Linux)
-    before = _status("VmRSS")
+    ctypes.CDLL(None).malloc_trim(0)  # returns what the first step has freed to the system
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
+    before = _process_memory("VmRSS")
     way()
-    return _status("VmHWM") - before
+    return _process_memory("VmHWM") - before
 
 
-def _status(field: str) -> float:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found.group(1)) / 1024
+def _process_memory(field: str) -> float:
+    """Return a field of /proc/self/status in MB."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match.group(1)) / 1024
 
 
 def _memory_by_process(options: argparse.Namespace) -> dict[str, float]:
-    """Each way in a process of its own, so that none inherits another's peak."""
-    found = {}
+    """Return the peak memory of each way, measured in a process of its own so that peaks do not mix."""
+    memory = {}
     for name in ("peft LoRA, padded", "CoRA", "CoRA, recomputed", "CoRA on the question"):
         command = [sys.executable, __file__, f"--preset={options.preset}", f"--device={options.device}"]
         answer = subprocess.run([*command, f"--memory-of={name}"], check=True, capture_output=True, text=True)
-        found[name] = round(float(answer.stdout.split()[-1]), 1)
-    return found
+        memory[name] = round(float(answer.stdout.split()[-1]), 1)
+    return memory
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(8))
+    return 2 * size**3 / statistics.median(time_call(lambda: a @ a, device) for _ in range(8))
 
 
 def main() -> None:
@@ -127,20 +146,12 @@ def main() -> None:
         print(peak_memory(ways, options.memory_of))
         return
 
-    small = options.preset in ("tiny", "cpu")
-    scoring: dict[str, Way] = {"frozen, padded": ways.frozen}
-    if small:
-        scoring |= {"frozen, padded, full logits": ways.frozen_full_logits, "frozen, bucketed": ways.frozen_bucketed}
-        scoring |= {"peft, one adapter": ways.peft_adapter(), "peft, an adapter a sample": ways.peft_mixed()}
-        scoring |= {"W + dW, pair by pair": ways.merged_one_by_one(), "dense dW, padded": ways.dense()}
-        scoring |= {"(x A) B, padded": ways.two_products()}
-    scoring |= {"frozen, packed": ways.frozen_packed, "CoRA, weights given": ways.weights_given, "CoRA": ways.cora}
-    # Where a processor has no bfloat16 units, torch's kernels convert every number: a pass takes hours.
+    # Without bfloat16 units a processor's kernels convert every number, and a pass takes hours.
     skipped = [] if hub.has_bfloat16_units(ways.device) else ["bfloat16: this device has no bfloat16 units"]
-    if ways.dtype != torch.bfloat16 and not skipped:
-        scoring |= {"frozen, packed, bfloat16": ways.in_bfloat16(False), "CoRA, bfloat16": ways.in_bfloat16(True)}
-    for what in skipped:
-        print(f"skipped {what}", file=sys.stderr)
+    for reason in skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+    in_bfloat16 = ways.dtype != torch.bfloat16 and not skipped
+    scoring = scoring_ways(ways, small=options.preset in ("tiny", "cpu"), in_bfloat16=in_bfloat16)
     score = Table("score", scoring, options.rounds, ways.device)
     train = Table("train", training_ways(ways), options.rounds, ways.device)
     ranking: dict[str, Way] = {"prompt": lambda: ways.rank(False), "question": lambda: ways.rank(True)}
@@ -151,24 +162,24 @@ def main() -> None:
     flops = 2 * ways.parameters * sum(map(len, ways.prompts))
     seconds = statistics.median(score.seconds["frozen, packed"])
     ratios: dict[str, float] = {
-        "score_frozen_packed": score.over("frozen, packed", base),
-        "score_cora": score.over("CoRA", base),
-        "score_cora_over_frozen": score.over("CoRA", "frozen, packed"),
-        "apply_over_frozen": score.over("CoRA, weights given", "frozen, packed"),
-        "train_cora_over_peft": train.over("CoRA", peft),
-        "train_question_over_peft": train.over("CoRA on the question", peft),
+        "score_frozen_packed": score.ratio("frozen, packed", base),
+        "score_cora": score.ratio("CoRA", base),
+        "score_cora_over_frozen": score.ratio("CoRA", "frozen, packed"),
+        "apply_over_frozen": score.ratio("CoRA, weights given", "frozen, packed"),
+        "train_cora_over_peft": train.ratio("CoRA", peft),
+        "train_question_over_peft": train.ratio("CoRA on the question", peft),
         "train_memory_cora_over_peft": round(memory["CoRA"] / memory[peft], 4),
         "train_memory_recomputed_over_peft": round(memory["CoRA, recomputed"] / memory[peft], 4),
-        "rank100_question_over_prompt": rank.over("question", "prompt"),
-        # The pruned last block is counted as if it were read whole, so this can be a little above what is computed.
+        "rank100_question_over_prompt": rank.ratio("question", "prompt"),
+        # The pruned last block counts in full, so this can be a little more than what is really computed.
         "share_of_matrix_rate": round(flops / seconds / matrix_rate(ways.device, ways.dtype), 4),
     }
-    if "CoRA, bfloat16" in scoring:
-        ratios["score_cora_bf16"] = score.over("CoRA, bfloat16", base)
-    result: dict[str, Any] = {
+    if in_bfloat16:
+        ratios["score_cora_bf16"] = score.ratio("CoRA, bfloat16", base)
+    result: dict[str, object] = {
         "preset": options.preset, "device": options.device, "torch": torch.__version__, "rounds": options.rounds,
-        "ratios": ratios, "score over frozen, padded": score.all_over(base), "train over peft": train.all_over(peft),
-        "rank over prompt": rank.all_over("prompt"), "MB of a training step": memory, "skipped": skipped,
+        "ratios": ratios, "score over frozen, padded": score.ratios(base), "train over peft": train.ratios(peft),
+        "rank over prompt": rank.ratios("prompt"), "MB of a training step": memory, "skipped": skipped,
     }  # fmt: skip
     text = json.dumps(result, indent=2)
     print(text)

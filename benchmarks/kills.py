@@ -1,10 +1,10 @@
-"""Kill a training at random moments, go on with it each time, and compare its end with that of one left alone.
+"""Kill a training at random moments, resume it each time, and compare its result with an uninterrupted training.
 
     python benchmarks/kills.py --model=CoRA --dataset=ml-100k --kills=20 --save_every=1
 
-Every other kill waits for a state that is being written. The last one is followed by a run to the end. Everything that
-result.json says of scores, the training curve included, must be the same bit for bit, and so must the weights. Other
-`--key=value` settings go to the run.
+Every other kill waits until a state is being written. After the last kill the training runs to its end. All scores in
+result.json, the training curve included, must be the same bit for bit, and so must the weights. Other `--key=value`
+settings go to the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -25,27 +24,37 @@ from tqdm import tqdm
 
 from recbole_cora.settings.reading import parse_arguments
 
-#: What may differ: how long it took, with how much memory, and where its files lie.
-_OTHER = ("seconds", "peak_memory_mb", "config")
+#: Entries of a result that may differ: time, memory and the paths of files.
+_MAY_DIFFER = ("seconds", "peak_memory_mb", "config")
 
 
-def command(settings: list[str], folder: str) -> list[str]:
-    own = [f"--checkpoint_dir={folder}", "--resume=auto", "--show_progress=False"]
-    return [sys.executable, "-m", "recbole_cora.cli", "run", *settings, *own]
+def run_command(settings: list[str], folder: Path) -> list[str]:
+    """Return the command of a run in a folder, which resumes an earlier one."""
+    options = [f"--checkpoint_dir={folder}", "--resume=auto", "--show_progress=False"]
+    return [sys.executable, "-m", "recbole_cora.cli", "run", *settings, *options]
 
 
-def ended(folder: Path) -> dict[str, Any]:
-    """What a finished run says, and its weights."""
+def result_of(folder: Path) -> dict[str, object]:
+    """Return the result of a finished run, without what may differ, and its weights as bytes."""
     (path,) = folder.glob("*/result.json")
-    found = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key not in _OTHER}
+    result = json.loads(path.read_text(encoding="utf-8"))
     weights = load_file(path.parent / "model.safetensors")
-    return {**found, "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()}}
+    return {
+        **{key: value for key, value in result.items() if key not in _MAY_DIFFER},
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+    }
 
 
 def loads(path: Path) -> bool:
-    """Whether a state is whole."""
+    """Tell whether a state is complete."""
     with safe_open(path, framework="pt") as file:
         return all(file.get_tensor(name) is not None for name in file.keys())  # noqa: SIM118  (not a dict)
+
+
+def run_to_end(settings: list[str], folder: Path) -> None:
+    """Run, or resume, until the training has finished."""
+    command = run_command(settings, folder)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def main() -> int:
@@ -54,40 +63,39 @@ def main() -> int:
     settings = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        alone, killed, log = (Path(temporary) / name for name in ("alone", "killed", "log.txt"))
-        subprocess.run(command(settings, str(alone)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started = time.monotonic()  # again, all frozen parts made: how long is it?
-        subprocess.run(
-            command(settings, str(Path(temporary) / "again")), check=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        whole = time.monotonic() - started
+        uninterrupted, again, killed, log = (
+            Path(temporary) / name for name in ("uninterrupted", "again", "killed", "log.txt")
+        )
+        run_to_end(settings, uninterrupted)
+        started = time.monotonic()  # of a second run: its frozen parts are in the cache, as for the killed ones
+        run_to_end(settings, again)
+        duration = time.monotonic() - started
         done = amid_write = 0
         bar = tqdm(total=kills, unit="kill")
         while done < kills:
-            with log.open("w") as said:
-                process = subprocess.Popen(command(settings, str(killed)), stdout=said, stderr=said)
-            known = set(killed.glob("*/training-*"))
-            while process.poll() is None and not set(killed.glob("*/training-*")) - known:
-                time.sleep(0.005)  # a kill before it has gone a step further would say little
+            with log.open("w") as output:
+                process = subprocess.Popen(run_command(settings, killed), stdout=output, stderr=output)
+            states = set(killed.glob("*/training-*"))
+            while process.poll() is None and not set(killed.glob("*/training-*")) - states:
+                time.sleep(0.005)  # a kill before the next state would prove little
             if done % 2:
                 while process.poll() is None and not any(killed.glob("*/.training-*")):
                     pass
             else:
-                time.sleep(draw.uniform(0, whole / kills / 2))
+                time.sleep(draw.uniform(0, duration / kills / 2))
             process.kill()
             if process.wait() != -signal.SIGKILL:
-                sys.exit(f"after {done} kills the run ended by itself:\n{log.read_text()[-2000:]}")
+                sys.exit(f"after {done} kills the run ended on its own:\n{log.read_text()[-2000:]}")
             done += 1
             amid_write += any(killed.glob("*/.*"))
             assert all(loads(path) for path in killed.glob("*/training-*"))
             bar.update()
         bar.close()
-        subprocess.run(command(settings, str(killed)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        one, other = ended(alone), ended(killed)
-        differing = [key for key in one if one[key] != other[key]]
-    print(f"{done} kills, {amid_write} of them amid a write; {len(one['curve'])} epochs; test {other['test']}")
-    print(f"not the same: {', '.join(differing)}" if differing else "the same bit for bit: weights, curve, metrics")
+        run_to_end(settings, killed)
+        expected, result = result_of(uninterrupted), result_of(killed)
+        differing = [key for key in expected if expected[key] != result[key]]
+    print(f"{done} kills, {amid_write} of them during a write; {len(expected['curve'])} epochs; test {result['test']}")
+    print(f"different: {', '.join(differing)}" if differing else "the same bit for bit: weights, curve, metrics")
     return len(differing)
 
 

@@ -1,9 +1,10 @@
-"""Time and memory of `recbole-cora prepare` on synthetic raw files: does it stay bounded, does time grow with rows?
+"""Measure time and memory of `recbole-cora prepare` on synthetic raw files of several sizes.
 
     python benchmarks/prepare.py [--rows=1000000,5000000] [--out=FILE.json]
 
-Writes an Amazon-like dump (all reviews in the wanted year, which is the worst case: 500 bytes a line, long-tailed users
-and items), prepares it in a process of its own, and prints seconds, rows a second and peak memory for each size.
+For each size, write an Amazon-like dump, prepare it in a separate process, and print seconds, rows per second and peak
+memory. The dump has 500 bytes per line, and users and items are long-tailed. All its reviews are in the wanted year,
+which is the worst case.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ START, SECONDS = 1_483_228_800, 365 * 86_400  # 2017
 
 
 def write_dump(folder: Path, rows: int) -> None:
-    """`rows` reviews of rows/8 users and rows/40 items, and the items' metadata."""
+    """Write reviews of rows/8 users and rows/40 items, and the items' metadata."""
     random = np.random.default_rng(0)
     users, items = rows // 8, rows // 40
     text = "It was a dark and stormy night. " * 10
@@ -45,7 +46,7 @@ def write_dump(folder: Path, rows: int) -> None:
 
 
 def measure(folder: Path, rows: int) -> dict[str, float]:
-    """One preparation, in this process."""
+    """Prepare once, in this process, and return the measurements."""
     from recbole_cora.cli import main
 
     started = perf_counter()

@@ -1,10 +1,11 @@
-"""The ways that `engine.py` compares: how a frozen LLM with random weights scores, trains and ranks."""
+"""The ways that `engine.py` compares, in which a frozen LLM with random weights scores, trains and ranks."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -21,12 +22,27 @@ from recbole_cora.llm.prefix import PrefixCache
 from recbole_cora.llm.reading import Reading
 from recbole_cora.llm.tiny import train_tokenizer
 
-#: Sizes of the Llama, of the generator (hidden, blocks, feed-forward), and of a batch.
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"d": 128, "layers": 2, "heads": 4, "intermediate": 344, "vocab": 4000, "generator": (128, 2, 256)},
-    "cpu": {"d": 512, "layers": 8, "heads": 8, "intermediate": 1376, "vocab": 32000, "generator": (512, 8, 3072)},
-    "wide": {"d": 2048, "layers": 3, "heads": 16, "intermediate": 5504, "vocab": 8000, "generator": (512, 8, 3072)},
-    "7b": {"d": 4096, "layers": 32, "heads": 32, "intermediate": 11008, "vocab": 32000, "generator": (512, 8, 3072)},
+if TYPE_CHECKING:
+    import peft
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the Llama, and of the generator: hidden, blocks, feed-forward."""
+
+    d: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocab: int
+    generator: tuple[int, int, int]
+
+
+PRESETS = {
+    "tiny": Preset(d=128, layers=2, heads=4, intermediate=344, vocab=4000, generator=(128, 2, 256)),
+    "cpu": Preset(d=512, layers=8, heads=8, intermediate=1376, vocab=32000, generator=(512, 8, 3072)),
+    "wide": Preset(d=2048, layers=3, heads=16, intermediate=5504, vocab=8000, generator=(512, 8, 3072)),
+    "7b": Preset(d=4096, layers=32, heads=32, intermediate=11008, vocab=32000, generator=(512, 8, 3072)),
 }
 SHORTEST, LONGEST, QUESTION, CANDIDATES = 60, 194, 36, 100
 MEMORY, RANK = 512, 16
@@ -37,26 +53,27 @@ class Ways:
     """One random Llama, prompts for it, and a method for each way.
 
     Args:
-        preset: of PRESETS.
-        device: cpu or cuda; the base dtype is float32 on the one and bfloat16 on the other.
-        batch, batches: prompts of a batch; batches of a scoring pass.
+        preset: a name of PRESETS.
+        device: cpu, where the LLM is in float32, or cuda, where it is in bfloat16.
+        batch: prompts per batch.
+        batches: batches per scoring pass.
     """
 
     def __init__(self, preset: str, device: str, batch: int, batches: int) -> None:
         sizes, self.device, self.batch = PRESETS[preset], torch.device(device), batch
         torch.manual_seed(0)
         config = transformers.LlamaConfig(
-            vocab_size=sizes["vocab"], hidden_size=sizes["d"], num_hidden_layers=sizes["layers"],
-            num_attention_heads=sizes["heads"], num_key_value_heads=sizes["heads"],
-            intermediate_size=sizes["intermediate"], max_position_embeddings=1024, attn_implementation="sdpa",
+            vocab_size=sizes.vocab, hidden_size=sizes.d, num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads, num_key_value_heads=sizes.heads,
+            intermediate_size=sizes.intermediate, max_position_embeddings=1024, attn_implementation="sdpa",
         )  # fmt: skip
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
         with self.device:
             self.plain = transformers.LlamaForCausalLM(config).to(self.dtype).eval().requires_grad_(False)
         self.parameters = sum(p.numel() for p in self.plain.model.layers.parameters())
-        self.llm = self._frozen(self._another())
+        self.llm = self._frozen(self._copy_sharing_weights())
         self.targets = weight_targets(self.llm.model, "qkvo")
-        hidden, blocks, feed_forward = sizes["generator"]
+        hidden, blocks, feed_forward = sizes.generator
         self.generator = CollaborativeWeightsGenerator(
             MEMORY, self.targets, rank=RANK,
             hidden=hidden, blocks=blocks, feed_forward=feed_forward,
@@ -68,7 +85,7 @@ class Ways:
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=draw).tolist()
         self.prompts = [self._random(length, draw) for length in lengths]
         self.questions = [length - QUESTION for length in lengths]
-        history = self._random(LONGEST - QUESTION, draw)  # of one user, a full one
+        history = self._random(LONGEST - QUESTION, draw)  # one user's, at its longest
         self.candidates = [history + self._random(QUESTION, draw) for _ in range(CANDIDATES)]
         self.memory = torch.randn(max(count, CANDIDATES), 1, MEMORY, generator=draw).to(self.device)
         self.labels = torch.randint(0, 2, (count,), generator=draw).float().to(self.device)
@@ -80,12 +97,12 @@ class Ways:
     def _random(self, length: int, draw: torch.Generator) -> list[int]:
         return torch.randint(3, self.plain.config.vocab_size, (length,), generator=draw).tolist()
 
-    def _another(self) -> Any:
-        """The same model as another object, which shares the weights."""
+    def _copy_sharing_weights(self) -> transformers.LlamaForCausalLM:
+        """Return a copy of the model that shares its weights."""
         tensors = [*self.plain.parameters(), *self.plain.buffers()]
         return copy.deepcopy(self.plain, {id(tensor): tensor for tensor in tensors})
 
-    def _frozen(self, model: Any) -> FrozenLLM:
+    def _frozen(self, model: transformers.LlamaForCausalLM) -> FrozenLLM:
         tokenizer = wrap_tokenizer(train_tokenizer(["Answer with Yes or No. #Answer: Yes"] * 9, 300), 1024)
         llm = FrozenLLM(model, tokenizer, "random Llama")
         assert llm.reading == Reading(packed=True, pruned=True, shares_prefixes=True)
@@ -94,10 +111,10 @@ class Ways:
     def _batches(self) -> list[range]:
         return [range(start, start + self.batch) for start in range(0, len(self.prompts), self.batch)]
 
-    # -- scoring, as others do ---------------------------------------------------------------------------------------
+    # -- scoring as others do it -------------------------------------------------------------------------------------
 
-    def _padded(self, model: Any, batch: Sequence[int]) -> Tensor:
-        """Last position, two rows of the head, on a right-padded batch [N]."""
+    def _score_padded(self, model: torch.nn.Module, batch: Sequence[int]) -> Tensor:
+        """Score a right-padded batch with the last position and two rows of the head [N]."""
         ids, lengths = self._pad(batch)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         states = model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False)
@@ -111,7 +128,7 @@ class Ways:
     @torch.no_grad()
     def frozen(self) -> None:
         for batch in self._batches():
-            self._padded(self.plain.model, batch)
+            self._score_padded(self.plain.model, batch)
 
     @torch.no_grad()
     def frozen_full_logits(self) -> None:
@@ -123,21 +140,21 @@ class Ways:
     def frozen_bucketed(self) -> None:
         order = sorted(range(len(self.prompts)), key=lambda n: len(self.prompts[n]))
         for batch in self._batches():
-            self._padded(self.plain.model, [order[n] for n in batch])
+            self._score_padded(self.plain.model, [order[n] for n in batch])
 
     def peft_adapter(self) -> Callable[[], None]:
-        """One LoRA for all."""
+        """Score with one LoRA for all samples."""
         inner = self._lora(1).eval().base_model.model.model
 
         @torch.no_grad()
         def score() -> None:
             for batch in self._batches():
-                self._padded(inner, batch)
+                self._score_padded(inner, batch)
 
         return score
 
     def peft_mixed(self) -> Callable[[], None]:
-        """One of `batch` adapters for each sample, by peft's own mixed batches."""
+        """Score each sample with another of `batch` adapters, by peft's own mixed batches."""
         mixed = self._lora(self.batch).eval()
         names = [str(n) for n in range(self.batch)]
 
@@ -145,51 +162,51 @@ class Ways:
         def score() -> None:
             for batch in self._batches():
                 with mixed.base_model._enable_peft_forward_hooks(adapter_names=names):
-                    self._padded(mixed.base_model.model.model, batch)
+                    self._score_padded(mixed.base_model.model.model, batch)
 
         return score
 
-    def _lora(self, adapters: int, dropout: float = 0.0) -> Any:
+    def _lora(self, adapters: int, dropout: float = 0.0) -> peft.PeftModel:
         import peft
 
         config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=dropout)
-        model = peft.get_peft_model(self._another(), config, adapter_name="0")
+        model = peft.get_peft_model(self._copy_sharing_weights(), config, adapter_name="0")
         for n in range(1, adapters):
             model.add_adapter(str(n), config)
         return model
 
     def merged_one_by_one(self) -> Callable[[], None]:
-        """W + dW written into a copy, one pair at a time."""
+        """Write W + dW into a copy, one pair at a time."""
         model = copy.deepcopy(self.plain)
         targets = weight_targets(model, "qkvo")
 
         @torch.no_grad()
         def score() -> None:
             for n in range(len(self.prompts)):
-                kept = [target.module.weight.clone() for target in targets]
+                originals = [target.module.weight.clone() for target in targets]
                 for target in targets:
                     target.module.weight += self.weights.delta(target, n).T.to(self.dtype)
-                self._padded(model.model, [n])
-                for target, weight in zip(targets, kept, strict=True):
+                self._score_padded(model.model, [n])
+                for target, weight in zip(targets, originals, strict=True):
                     target.module.weight.copy_(weight)
 
         return score
 
     def dense(self) -> Callable[[], None]:
-        """dW of every pair of a batch as a matrix, multiplied in batches."""
+        """Build each pair's dW as a matrix and multiply by these in batches."""
         return self._hooked(lambda x, target, pairs: torch.bmm(x, pairs.A[target.d_in] @ pairs.B[target.name]))
 
     def two_products(self) -> Callable[[], None]:
-        """(x A) B on a padded batch, A made anew for each projection, as VLoRA does."""
+        """Compute (x A) B on a padded batch, with A gathered again for each projection, as VLoRA does."""
         return self._hooked(lambda x, target, pairs: torch.bmm(x, pairs.A[target.d_in]) @ pairs.B[target.name])
 
     def _hooked(self, delta: Callable[[Tensor, WeightTarget, PairWeights], Tensor]) -> Callable[[], None]:
-        model = self._another()
+        model = self._copy_sharing_weights()
         targets = weight_targets(model, "qkvo")
-        now: list[PairWeights] = []
+        current: list[PairWeights] = []  # those of the batch in progress
 
         def add(target: WeightTarget) -> Callable[..., Tensor]:
-            return lambda module, inputs, y: y + self.weights.scale * delta(inputs[0], target, now[0]).to(y.dtype)
+            return lambda module, inputs, y: y + self.weights.scale * delta(inputs[0], target, current[0]).to(y.dtype)
 
         for target in targets:
             target.module.register_forward_hook(add(target))
@@ -198,20 +215,20 @@ class Ways:
         def score() -> None:
             for batch in self._batches():
                 chosen = self.weights.select(list(batch))
-                now[:] = [PairWeights({w: A.to(self.dtype) for w, A in chosen.A.items()},
+                current[:] = [PairWeights({w: A.to(self.dtype) for w, A in chosen.A.items()},
                                       {n: B.to(self.dtype) for n, B in chosen.B.items()}, chosen.scale)]  # fmt: skip
-                self._padded(model.model, batch)
+                self._score_padded(model.model, batch)
 
         return score
 
-    # -- scoring, here -----------------------------------------------------------------------------------------------
+    # -- scoring with this package -------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def frozen_packed(self) -> None:
         self.llm.score(self.prompts)
 
     @torch.no_grad()
-    def weights_given(self) -> None:
+    def apply_weights(self) -> None:
         self.llm.score(self.prompts, Conditioning(self.targets, self.weights))
 
     @torch.no_grad()
@@ -221,36 +238,46 @@ class Ways:
         )
 
     def in_bfloat16(self, with_weights: bool) -> Callable[[], None]:
-        """The packed engine in bfloat16, frozen or as CoRA."""
+        """Score with the packed engine in bfloat16, frozen or as CoRA."""
         llm = self._frozen(copy.deepcopy(self.plain).bfloat16())
         targets = weight_targets(llm.model, "qkvo")
 
         @torch.no_grad()
         def score() -> None:
-            made = self.generator.eval()(self.memory[: len(self.prompts)]) if with_weights else None
-            llm.score(self.prompts, Conditioning(targets, made))
+            weights = self.generator.eval()(self.memory[: len(self.prompts)]) if with_weights else None
+            llm.score(self.prompts, Conditioning(targets, weights))
 
         return score
 
     # -- training: a step on one batch -------------------------------------------------------------------------------
 
     def train_peft(self) -> Callable[[], None]:
-        """A static LoRA; loss at the last position of a padded batch."""
+        """Train a static LoRA, with the loss at the last position of a padded batch."""
         model = self._lora(1, dropout=0.05).train()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-        return lambda: self._step(lambda: self._padded(model.base_model.model.model, range(self.batch)), optimizer)
+        return lambda: self._step(
+            lambda: self._score_padded(model.base_model.model.model, range(self.batch)), optimizer
+        )
 
-    def train_cora(self, on_question: bool = False, kept: bool = True, recompute: bool = False) -> Callable[[], None]:
-        """CoRA's; on the question, with histories read before (as from the second epoch on) or not."""
+    def train_cora(
+        self, on_question: bool = False, first_epoch: bool = False, recompute: bool = False
+    ) -> Callable[[], None]:
+        """Train CoRA.
+
+        Args:
+            on_question: the weights act on the question alone, so that each history is read only once.
+            first_epoch: no history has been read yet, as in the first epoch.
+            recompute: recompute activations in the backward pass.
+        """
 
         def scores() -> Tensor:
-            self.llm.prefixes = self._kept if kept else PrefixCache(0)
+            self.llm.prefixes = PrefixCache(0) if first_epoch else self._histories
             self.llm.recompute = recompute
             questions = self.questions[: self.batch] if on_question else None
-            made = self.generator.train()(self.memory[: self.batch])
-            return self.llm.score(self.prompts[: self.batch], Conditioning(self.targets, made, questions))
+            weights = self.generator.train()(self.memory[: self.batch])
+            return self.llm.score(self.prompts[: self.batch], Conditioning(self.targets, weights, questions))
 
-        self._kept = PrefixCache(1 << 32)
+        self._histories = PrefixCache(1 << 32)
         return lambda: self._step(scores, self.optimizer)
 
     def _step(self, scores: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -263,8 +290,8 @@ class Ways:
 
     @torch.no_grad()
     def rank(self, on_question: bool) -> None:
-        """100 candidates of one user, whose history is read once where the weights act on the question alone."""
+        """Rank 100 candidates of one user; with `on_question` the user's history is read only once."""
         self.llm.prefixes = PrefixCache(0)
         questions = [LONGEST - QUESTION] * CANDIDATES if on_question else None
-        made = self.generator.eval()(self.memory[:CANDIDATES])
-        self.llm.score(self.candidates, Conditioning(self.targets, made, questions))
+        weights = self.generator.eval()(self.memory[:CANDIDATES])
+        self.llm.score(self.candidates, Conditioning(self.targets, weights, questions))

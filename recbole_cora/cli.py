@@ -1,4 +1,4 @@
-"""The command line: `recbole-cora COMMAND ...`. A command is a function here and a line in COMMANDS."""
+"""The command line, `recbole-cora COMMAND ...`. Each command is a function here and an entry of COMMANDS."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ usage: recbole-cora COMMAND [--key=value ...]      recbole-cora COMMAND --help  
 
 commands:
   run      train a model on a dataset, score it, and write a run folder
-  compare  run several models or a ready experiment (the paper's tables) over seeds, and write one report
-  tune     search settings of any model by Ray Tune, on the valid rows
-  prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset, split once and for all
+  compare  run several models, or a built-in experiment (the paper's tables), over seeds, and write one report
+  tune     search the settings of any model with Ray Tune, by its scores on the valid rows
+  prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset with a fixed split
 
 examples:
   recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: LGCN encoder; tiny LLM without a GPU
   recbole-cora run --model=CoRA --dataset=ml-100k --cf_encoder=MF --seed=1
   recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
-  recbole-cora run --model=DeepFM --dataset=ml-100k                  # any model of RecBole, on the same rows
+  recbole-cora run --model=DeepFM --dataset=ml-100k                  # any RecBole model, on the same rows
   recbole-cora run --config_files=mine.yaml --learning_rate=3e-4     # as in RecBole: files < --key=value
-  recbole-cora run --help --model=CoRA                               # its settings; run --models lists the models
+  recbole-cora run --help --model=CoRA                               # lists its settings; run --models lists the models
   recbole-cora compare --models=CoRA,MF,Averages --dataset=ml-100k --seeds=1,2,3
   recbole-cora prepare csv --ratings=ratings.csv --items=movies.csv  # then: run --dataset=ratings
 
@@ -40,25 +40,26 @@ In a checkout, `python run_recbole_cora.py ...` is `recbole-cora run ...`.
 
 
 def run_command(arguments: list[str]) -> None:
-    """`run`: one run; its summary, then on the last line the path of its result.json."""
-    options = parse_arguments(arguments, alone={"resume": "auto", "models": True})
-    named, options, problems = split_options(RunOptions, options)
+    """Run one model. Print a summary and, on the last line, the path of result.json."""
+    arguments_by_key = parse_arguments(arguments, alone={"resume": "auto", "models": True})
+    values, settings, problems = split_options(RunOptions, arguments_by_key)
     raise_all(problems, SettingError)
-    if named["models"]:
+    options = RunOptions(**values)
+    if options.models:
         print(models_page(), end="")
         return
-    resolve_run(named["model"], named["dataset"], options, named["config_files"])  # mistakes need no torch
+    resolve_run(options.model, options.dataset, settings, options.config_files)  # no torch needed
     from recbole_cora.processes import is_main
     from recbole_cora.quick_start import run
     from recbole_cora.summary import summary
 
-    result = run(named["model"], named["dataset"], options, named["config_files"])
-    if is_main():  # of several processes
+    result = run(options.model, options.dataset, settings, options.config_files)
+    if is_main():  # with several processes, only one prints
         print(f"\n{summary(result)}\n{result['folder']}/result.json")
 
 
 def prepare_command(arguments: list[str]) -> None:
-    """`prepare`: see `recbole_cora.prepare.command`."""
+    """Prepare a dataset; see `recbole_cora.prepare.command`."""
     from recbole_cora.prepare.command import prepare_command as command
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -66,28 +67,28 @@ def prepare_command(arguments: list[str]) -> None:
 
 
 def compare_command(arguments: list[str]) -> None:
-    """`compare`: see `recbole_cora.compare`."""
+    """Compare systems; see `recbole_cora.compare`."""
     from recbole_cora.compare.command import compare_command as command
 
     command(arguments)
 
 
 def tune_command(arguments: list[str]) -> None:
-    """`tune`: see `recbole_cora.tune`."""
+    """Search settings; see `recbole_cora.tune`."""
     from recbole_cora.tune.command import tune_command as command
 
     command(arguments)
 
 
-def help_of(command: str, arguments: list[str]) -> str:
-    """Return the help of a command; of `run --model=NAME`, with the settings of that model."""
+def help_page(command: str, arguments: list[str]) -> str:
+    """Return the help of a command; with `--model=NAME`, also the settings of that model."""
     if command not in _OPTIONS:
         return _HELP
     page = command_help(_OPTIONS[command])
     if command == "compare":
         names = sorted(path.stem for path in (PROPERTIES / "experiments").glob("*.yaml"))
         page += f"\nexperiments: {', '.join(names)}\n"
-    others = [argument for argument in arguments if argument not in _ASKS]
+    others = [argument for argument in arguments if argument not in _HELP_FLAGS]
     model = parse_arguments(others, alone={"models": True}).get("model")
     if model is not None:
         check_names(model, "any")
@@ -95,7 +96,7 @@ def help_of(command: str, arguments: list[str]) -> str:
     return page
 
 
-_ASKS = ("--help", "-h")
+_HELP_FLAGS = ("--help", "-h")
 _OPTIONS: dict[str, type] = {"run": RunOptions, "compare": CompareOptions, "tune": TuneOptions}
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run_command,
@@ -106,11 +107,11 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0; 2 after an error that the user can mend, named in one line on standard error."""
+    """Run a command. Return 0, or 2 after an error that the user can fix, named in one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["--help"]
     try:
-        if command in (*_ASKS, "help"):
+        if command in (*_HELP_FLAGS, "help"):
             print(_HELP, end="")
         elif command == "--version":
             print(f"recbole-cora {version('recbole-cora')}")
@@ -118,8 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise CoraError(
                 f"unknown command '{command}'; expected one of {', '.join(COMMANDS)} (see recbole-cora --help)"
             )
-        elif set(_ASKS) & set(rest) and command in _OPTIONS:
-            print(help_of(command, rest), end="")
+        elif set(_HELP_FLAGS) & set(rest) and command in _OPTIONS:
+            print(help_page(command, rest), end="")
         else:
             COMMANDS[command](rest)
     except CoraError as error:

@@ -1,4 +1,4 @@
-"""Laws of compare: it runs what is missing, keeps what is finished, survives what fails, and tells the truth."""
+"""Laws of compare: make missing runs, keep finished ones, survive failures, and report the runs' own numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 import recbole_cora
 from recbole_cora import cli, metrics, repairs
 from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
-from recbole_cora.compare.runs import Run, _signals
+from recbole_cora.compare.runs import Run, _collect_signals
 from recbole_cora.compare.table import rows_of, write_report
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.files import write_json
@@ -51,7 +52,7 @@ def _ready() -> None:
 
 
 def compare(*arguments: str) -> int:
-    """Its exit status."""
+    """Run the command and return its exit status."""
     try:
         return cli.main(["compare", "--out=out", "--show_progress=False", *arguments])
     except SystemExit as end:
@@ -62,28 +63,27 @@ def compare(*arguments: str) -> int:
 def test_what_is_missing_is_run_and_nothing_else(
     toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failed system is in every report from then on with its reason, and makes the exit status 1; a second call runs
-    only what is not finished; the numbers are those of the runs."""
+    """A failed system appears with its reason in every later report and makes the exit status 1. A second call makes
+    only the unfinished runs. The numbers are those of the runs."""
     pages = []
 
-    def write(*arguments: Any) -> None:
-        write_report(*arguments)
+    def write(experiment: Experiment, runs: Sequence[Run], failures: Mapping[str, str], folder: Path) -> None:
+        write_report(experiment, runs, failures, folder)
         pages.append(Path("out/report.md").read_text(encoding="utf-8"))
 
     monkeypatch.setattr("recbole_cora.compare.command.write_report", write)
     Path("mine.yaml").write_text(FILE, encoding="utf-8")
     assert compare("--experiment=mine.yaml", "--jobs=2") == 1
-    assert "error: 2 of 6 runs failed; why stands in out/report.md" in capsys.readouterr().err
+    assert "error: 2 of 6 runs failed; out/report.md gives the reasons" in capsys.readouterr().err
     assert len(pages) == 7  # after each run, and at the end
     for seed in (1, 2):
         reasons = [page.split(f"- never, ends, seed {seed}: ")[1].splitlines()[0] for page in pages]
         assert set(reasons[:-1]) <= {"not finished yet", reasons[-1]} and "became nan" in reasons[-1]
-    reported = ["became nan" in page for page in pages]
-    assert reported == sorted(reported) and reported[-2]  # before the last report, too
+    reports_failure = ["became nan" in page for page in pages]
+    assert reports_failure == sorted(reports_failure) and reports_failure[-2]  # not only in the last report
     results = sorted(Path("out/runs").glob("*/*/result.json"))
     assert len(results) == 4
-    told = json.loads(Path("out/report.json").read_text())
-    averages, mf, failed = told["systems"]
+    averages, mf, failed = json.loads(Path("out/report.json").read_text())["systems"]
     assert failed["test"]["auc"] is None and set(failed["failed"]) == {"1", "2"}
     assert "became nan" in failed["failed"]["1"]
     values = [json.loads(path.read_text())["test"]["auc"] for path in results if "MF" in str(path)]
@@ -98,7 +98,7 @@ def test_what_is_missing_is_run_and_nothing_else(
     assert {line["system"] for line in lines} == {"Averages", "MF"}
 
     times = {path: path.stat().st_mtime_ns for path in results}
-    results[0].write_text("{", encoding="utf-8")  # damaged: as if it had been killed before its end
+    results[0].write_text("{", encoding="utf-8")  # damaged, so that the run counts as unfinished
     assert compare("--experiment=mine.yaml") == 1
     again = sorted(Path("out/runs").glob("*/*/result.json"))
     assert len(again) == 5 and sum(path in times and path.stat().st_mtime_ns == times[path] for path in again) == 3
@@ -107,7 +107,7 @@ def test_what_is_missing_is_run_and_nothing_else(
 
 
 def test_other_settings_or_other_data_are_other_runs(toy: Path) -> None:
-    """What is kept is kept by content: a changed setting or a changed rating is run anew."""
+    """Runs are kept by content: a changed setting or a changed rating makes a new run."""
     for changes in ([], ["--pseudo_rows=6"]):
         assert compare("--models=Averages", "--dataset=toy", *changes) == 0
     inter = toy / "toy.inter"
@@ -117,7 +117,7 @@ def test_other_settings_or_other_data_are_other_runs(toy: Path) -> None:
 
 
 def test_settings_go_to_the_systems_that_know_them() -> None:
-    """`llm` is for LLMs; a key that no system knows is an error that names the nearest."""
+    """`llm` goes to LLMs only. A key that no system has is an error that names the nearest key."""
     experiment = make_experiment(None, ["MF", "CoRA"], "ml-100k", [1], {"llm": "tiny"})
     mf, cora = (experiment.run_settings(system, 1) for system in experiment.systems)
     assert "llm" not in mf and cora["llm"] == "tiny"
@@ -146,7 +146,7 @@ def test_settings_go_to_the_systems_that_know_them() -> None:
         ("seeds: [true]", ["seeds is [True]"]),
         ("seeds: [-1]", ["seeds is [-1]"]),
         ("seeds: []", ["seeds is []"]),
-        ("seeds: [2, 2]", ["seed 2 is there twice"]),
+        ("seeds: [2, 2]", ["seed 2 is listed twice"]),
         (
             "{seeds: [1, a], settings: 5, dataset: 7, systems: [{model: MF, published: 5, epochs: 0}, {model: MFF}]}",
             ["seeds is", "settings is 5", "dataset is 7", "published", "epochs is 0", "unknown model 'MFF'"],
@@ -158,7 +158,7 @@ def test_settings_go_to_the_systems_that_know_them() -> None:
     ],
 )
 def test_a_wrong_experiment_says_all_that_is_wrong(tmp_path: Path, text: str, says: list[str]) -> None:
-    """In one line, which names the file; and each mistake once."""
+    """One line names the file and each mistake once."""
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(SettingError) as error:
@@ -172,7 +172,7 @@ def test_a_wrong_experiment_says_all_that_is_wrong(tmp_path: Path, text: str, sa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--models=MF", "--dataset=toy", "--seeds=1,1"], ["seed 1 is there twice"]),
+        (["--models=MF", "--dataset=toy", "--seeds=1,1"], ["seed 1 is listed twice"]),
         (["--models=MF", "--dataset=toy", "--seeds=[]"], ["seeds is []"]),
         (["--models=MF", "--dataset=toy", "--seeds=1,b", "--jobs=true"], ["seeds is [1, 'b']", "--jobs is True"]),
         (["--models=MF", "--dataset=toy", "--seed=3"], ["'seed' cannot be set here"]),
@@ -186,7 +186,7 @@ def test_a_wrong_experiment_says_all_that_is_wrong(tmp_path: Path, text: str, sa
 def test_a_wrong_command_is_one_line_before_anything_is_run(
     toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: list[str]
 ) -> None:
-    """Exit status 2, everything that is wrong, and nothing is written."""
+    """The exit status is 2, the line names every mistake, and nothing is written."""
     Path("a_file").touch()
     before = sorted(Path().rglob("*"))
     assert cli.main(["compare", "--show_progress=False", *arguments]) == 2
@@ -197,16 +197,16 @@ def test_a_wrong_command_is_one_line_before_anything_is_run(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_to_stop_is_collected_and_an_ignored_one_is_not(number: signal.Signals) -> None:
-    """SIGHUP counts once, for a closed terminal sends it twice; the handlers are then those of before."""
+    """SIGHUP counts once, since a closed terminal sends it twice. The earlier handlers are restored."""
     before = signal.getsignal(number)
-    with _signals() as numbers:
+    with _collect_signals() as numbers:
         signal.raise_signal(number)
         signal.raise_signal(number)
     assert numbers == [number] * (1 if number == signal.SIGHUP else 2)
     assert signal.getsignal(number) == before
     try:
         signal.signal(number, signal.SIG_IGN)
-        with _signals() as numbers:
+        with _collect_signals() as numbers:
             signal.raise_signal(number)
         assert numbers == [] and signal.getsignal(number) == signal.SIG_IGN
     finally:
@@ -217,21 +217,21 @@ LONG = ["--models=MF", "--dataset=toy", "--epochs=100000", "--stopping_step=1000
 
 
 def log_in_progress() -> Path | None:
-    """The log of a run that is training: it has saved weights."""
+    """Return the log of a run that is training, that is, one that has saved weights."""
     return next((path.parent.parent / "log.txt" for path in Path("out/runs").glob("*/*/model.safetensors")), None)
 
 
 def test_a_driver_that_is_asked_to_stop_waits_for_its_runs(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run in progress saves its state before the driver ends, the one that waits is not begun, and neither
-    counts as failed."""
+    """The run in progress saves its state before the driver ends, the waiting one does not start, and neither counts as
+    failed."""
 
-    def ask() -> None:
+    def terminate_when_training() -> None:
         while log_in_progress() is None and not over.wait(0.05):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     over = threading.Event()
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=terminate_when_training)
     thread.start()
     try:
         assert compare(*LONG, "--seeds=1,2") == 143
@@ -242,13 +242,13 @@ def test_a_driver_that_is_asked_to_stop_waits_for_its_runs(toy: Path, capsys: py
     assert log is not None and "stopped: after" in log.read_text(encoding="utf-8")
     assert len(list(Path("out/runs").glob("*/*/training-*.safetensors"))) == 1
     assert len(list(Path("out/runs").glob("*/log.txt"))) == 1
-    assert "0 of 2 runs are finished; the same command goes on" in capsys.readouterr().err
+    assert "0 of 2 runs are finished; run the same command again to resume" in capsys.readouterr().err
     assert "MF, seed 1: not finished yet" in Path("out/report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system ends a run for a killed driver on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops the runs of a killed driver")
 def test_no_run_outlives_a_driver_that_is_killed(toy: Path) -> None:
-    """It saves its state and ends."""
+    """Its run saves its state and ends."""
     driver = subprocess.Popen([sys.executable, "-m", "recbole_cora.cli", "compare", *LONG, "--data_path=dataset"])
     try:
         while (log := log_in_progress()) is None and driver.poll() is None:
@@ -264,14 +264,14 @@ def test_no_run_outlives_a_driver_that_is_killed(toy: Path) -> None:
 
 
 def test_an_unknown_experiment_names_the_nearest() -> None:
-    """And what there is."""
+    """The error suggests the built-in experiment with the nearest name."""
     with pytest.raises(SettingError, match="did you mean 'table3'"):
         make_experiment("table33", [], None, None, {})
 
 
 @pytest.mark.parametrize("name", built_in())
 def test_ready_experiments_are_ready(name: str) -> None:
-    """Every system of them takes its settings."""
+    """Every system of a built-in experiment accepts its settings."""
     experiment = make_experiment(name, [], None, None, {})
     for system in experiment.systems:
         experiment.run_settings(system, experiment.seeds[0])
@@ -282,21 +282,21 @@ def test_a_row_without_a_run_is_empty() -> None:
     """A report can be written at any time."""
     experiment = make_experiment(None, ["MF"], "ml-100k", [1], {})
     (row,) = rows_of(experiment, [], {})
-    assert row["test"]["auc"] is None and row["seeds"] == []
+    assert row.scores["test"]["auc"] is None and row.seeds == [] and row.cost is None
 
 
 @pytest.mark.parametrize(
     ("values", "bold"),
     [
-        ({"A": [0.70, 0.72], "B": [0.71, 0.71], "C": [0.60, 0.80]}, {"A", "B"}),  # one mean shown; C's is .7000
-        ({"A": [0.71001, 0.71003], "B": [0.71004, 0.71004]}, {"A", "B"}),  # they differ where none is shown
+        ({"A": [0.70, 0.72], "B": [0.71, 0.71], "C": [0.60, 0.80]}, {"A", "B"}),  # both show .7100; C shows .7000
+        ({"A": [0.71001, 0.71003], "B": [0.71004, 0.71004]}, {"A", "B"}),  # they differ only beyond the decimals
         ({"A": [0.9, 0.9], "B": [1.0, 1.0], "C": []}, {"B"}),
     ],
 )
 def test_bold_is_the_highest_mean_whatever_the_spread(
     tmp_path: Path, values: dict[str, list[float]], bold: set[str]
 ) -> None:
-    """Every row that shows the highest mean is bold, and no other; a row without a value never is."""
+    """All rows that show the highest mean are bold, and no others; a row without a value never is."""
     systems = tuple(System(name, "MF", {}, {}) for name in values)
     runs = []
     for system in systems:
@@ -311,7 +311,7 @@ def test_bold_is_the_highest_mean_whatever_the_spread(
 
 
 def result_of(value: float) -> dict[str, Any]:
-    """A run's result with this AUC and UAUC in every split."""
+    """Return a run's result with this AUC and UAUC in every split."""
     scores = {"auc": value, "uauc": value, "logloss": 0.5}
     splits = ("test", "test_warm", "test_cold", "test_warm_at_least_3", "test_cold_at_least_3", "valid")
     return {
@@ -328,17 +328,19 @@ def first_table(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("model", ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "HistoryFeatures"])
 def test_every_baseline_runs_by_one_command(toy: Path, model: str) -> None:
-    """Its earlier stages too; and it is scored alike when its run is given as a checkpoint."""
-    options = only_known(model, SMALL)
+    """Earlier stages run too. With the run as a checkpoint, the scores are the same."""
+    options = known_options(model, SMALL)
     result = recbole_cora.run(model=model, dataset="toy", options=options)
     again = recbole_cora.run(model=model, dataset="toy", options={**options, "checkpoint": result["folder"]})
     assert again["test"] == result["test"]
 
 
 def test_stage_two_starts_from_a_saved_stage_one(toy: Path) -> None:
-    """CoLLM takes the LoRA of a TALLRec run, of any settings, and trains none."""
-    first = recbole_cora.run(model="TALLRec", dataset="toy", options={**only_known("TALLRec", SMALL), "lora_rank": 3})
-    collm = {key: value for key, value in only_known("CoLLM", SMALL).items() if key != "lora_config"}
+    """CoLLM takes the LoRA of a TALLRec run, whatever its settings, and trains none of its own."""
+    first = recbole_cora.run(
+        model="TALLRec", dataset="toy", options={**known_options("TALLRec", SMALL), "lora_rank": 3}
+    )
+    collm = {key: value for key, value in known_options("CoLLM", SMALL).items() if key != "lora_config"}
     more = {"lora_checkpoint": first["folder"], "lora_rank": 3}
     recbole_cora.run(model="CoLLM", dataset="toy", options={**collm, **more})
     assert not Path(".cache/lora").exists()
@@ -346,7 +348,7 @@ def test_stage_two_starts_from_a_saved_stage_one(toy: Path) -> None:
         recbole_cora.run(model="CoLLM", dataset="toy", options={**collm, **more, "lora_rank": 4})
 
 
-def only_known(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Of the options, those that a model knows."""
-    known = CoraConfig(model_class(model), "toy").allowed_keys
-    return {key: value for key, value in options.items() if key in known}
+def known_options(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that a model has."""
+    settings = CoraConfig(model_class(model), "toy").allowed_keys
+    return {key: value for key, value in options.items() if key in settings}

@@ -1,4 +1,4 @@
-"""Laws of a download, against a small server of one's own."""
+"""Laws of a download, tested with a small local server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT, from an offset where asked; on /cut it breaks off half-way."""
+    """Serves CONTENT from the requested offset. /cut breaks off half-way; /whole ignores the offset."""
 
-    asked: list[str | None] = []  # noqa: RUF012
+    ranges: list[str | None] = []  # noqa: RUF012  (the Range header of each request)
 
     def do_GET(self) -> None:
-        wanted = self.headers["Range"]
-        self.asked.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.path != "/whole" else 0
+        header = self.headers["Range"]
+        self.ranges.append(header)
+        start = int(header.removeprefix("bytes=").removesuffix("-")) if header and self.path != "/whole" else 0
         if start >= len(CONTENT):
             self.send_error(416)
             return
@@ -36,14 +36,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(CONTENT[start:stop])
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
     running = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    _Handler.asked.clear()
+    _Handler.ranges.clear()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()
 
@@ -53,10 +53,10 @@ def _get(url: str, target: Path, md5: str = MD5) -> Path:
 
 
 def test_a_file_comes_whole_and_once(server: str, tmp_path: Path) -> None:
-    """A file that is there is not asked for again."""
+    """An existing file is not requested again."""
     assert _get(f"{server}/a", tmp_path / "x/a.zip").read_bytes() == CONTENT
     _get(f"{server}/a", tmp_path / "x/a.zip")
-    assert len(_Handler.asked) == 1 and [p.name for p in (tmp_path / "x").iterdir()] == ["a.zip"]
+    assert len(_Handler.ranges) == 1 and [p.name for p in (tmp_path / "x").iterdir()] == ["a.zip"]
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server: str, tmp_path: Path) -> None:
@@ -64,18 +64,18 @@ def test_a_broken_download_goes_on_where_it_stopped(server: str, tmp_path: Path)
         _get(f"{server}/cut", tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
     assert _get(f"{server}/a", tmp_path / "a.zip").read_bytes() == CONTENT
-    assert _Handler.asked[-1] == f"bytes={len(CONTENT) // 2}-"
+    assert _Handler.ranges[-1] == f"bytes={len(CONTENT) // 2}-"
 
 
 @pytest.mark.parametrize("path", ["/a", "/whole"])
 def test_what_is_there_is_used_or_replaced(server: str, tmp_path: Path, path: str) -> None:
-    """A whole part file needs no byte more; a server that cannot go on is read from the beginning."""
+    """A complete part file needs no more bytes. A server that cannot resume is read from the beginning."""
     (tmp_path / ".a.zip.part").write_bytes(CONTENT if path == "/a" else CONTENT[:100])
     assert _get(f"{server}{path}", tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_another_content_is_refused_and_removed(server: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="another file than expected"):
+    with pytest.raises(DataError, match="is not the expected file"):
         _get(f"{server}/a", tmp_path / "a.zip", md5="0" * 32)
     assert list(tmp_path.iterdir()) == []
 

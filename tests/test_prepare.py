@@ -1,4 +1,4 @@
-"""Laws of prepared datasets: the paper's recipe on small raw files, and what is wrong with raw rows."""
+"""Laws of prepared datasets: the paper's recipe on small raw files, and the problems of bad raw rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ FEBRUARY_2003 = 1_044_057_600
 
 
 def write_ml_1m(folder: Path, ratings: list[str] | None = None, movies: list[str] | None = None) -> Path:
-    """Raw files in MovieLens-1M's format, a few rows in each window."""
+    """Write raw files in MovieLens-1M's format, with a few rows in each window."""
     folder.mkdir(parents=True, exist_ok=True)
     if ratings is None:
         starts = (JUNE_2001 - 2 * DAY, JUNE_2001, APRIL_2002, SEPTEMBER_2002, FEBRUARY_2003)
@@ -61,7 +60,7 @@ def prepare(*arguments: str) -> Path:
 
 
 def test_windows_are_half_open_in_utc() -> None:
-    """The first second of a window is in it, the first second after it is not."""
+    """The first second of a window belongs to it, the first second after it does not."""
     bounds = ("2001-06-01", "2002-04-01", "2002-09-01", "2003-02-01")
     times = np.array([JUNE_2001 - 1, JUNE_2001, APRIL_2002 - 1, APRIL_2002, SEPTEMBER_2002, FEBRUARY_2003 - 1])
     assert split_in_windows(times, bounds).tolist() == [NO_SPLIT, 0, 0, 1, 2, 2]
@@ -82,36 +81,36 @@ def test_warm_rows_have_a_known_user_and_a_known_item() -> None:
 
 
 def test_ml_1m_is_the_recipe_row_for_row(tmp_path: Path) -> None:
-    """Against a plain retelling of it: label, windows, the three-key order, every earlier liked row."""
+    """The files match a plain reimplementation: label, windows, the three-key order, all earlier liked items."""
     raw = write_ml_1m(tmp_path / "raw")
     out = prepare("ml-1m", f"--raw={raw}", f"--out={tmp_path / 'out'}")
     first: dict[str, int] = {}
-    told = []
+    rows = []
     for line in (raw / "ratings.dat").read_text("latin-1").splitlines():
         user, item, rating, time = line.split("::")
         place = first.setdefault(item, len(first))
         if JUNE_2001 <= int(time) < FEBRUARY_2003:
             split = "train" if int(time) < APRIL_2002 else "valid" if int(time) < SEPTEMBER_2002 else "test"
-            told.append((int(user), int(time), place, item, rating, split))
-    told.sort(key=lambda row: row[:3])
+            rows.append((int(user), int(time), place, item, rating, split))
+    rows.sort(key=lambda row: row[:3])
     expected, liked = [], {}
-    for user, time, _, item, rating, split in told:
+    for user, time, _, item, rating, split in rows:
         history = liked.setdefault(user, [])
         label = int(rating) >= 4
         expected.append((split, str(user), item, rating, str(time), str(int(label)), list(history)))
         if label:
             history.append(item)
-    got = rows_of(out)
+    prepared = rows_of(out)
     columns = ("split", "user_id:token", "item_id:token", "rating:float", "timestamp:float", "label:float")
-    lists = got["item_id_list:token_seq"].str.split()
+    lists = prepared["item_id_list:token_seq"].str.split()
     assert sorted(expected, key=lambda row: ("train", "valid", "test").index(row[0])) == [
         (*row, history)
-        for row, history in zip(got[list(columns)].itertuples(index=False, name=None), lists, strict=True)
+        for row, history in zip(prepared[list(columns)].itertuples(index=False, name=None), lists, strict=True)
     ]
 
 
 def test_titles_keep_their_letters_and_colons(tmp_path: Path) -> None:
-    """latin-1 becomes UTF-8, `::` in a title stays, and every rated item has its line."""
+    """Latin-1 becomes UTF-8, a title keeps its `::`, and every rated item has a line."""
     out = prepare("ml-1m", f"--raw={write_ml_1m(tmp_path / 'raw')}", f"--out={tmp_path / 'out'}")
     items = read(out / "ml-1m.item").set_index("item_id:token")
     assert items.loc["3"].tolist() == ["Séance 3: A :: B (1993)", "1993", "Drama Children's"]
@@ -119,7 +118,7 @@ def test_titles_keep_their_letters_and_colons(tmp_path: Path) -> None:
 
 
 def test_a_zip_and_a_folder_give_the_same_bytes_twice(tmp_path: Path) -> None:
-    """And of the JSON everything but the name of what was read."""
+    """In the JSON, only the names of the raw files differ."""
     raw = write_ml_1m(tmp_path / "raw")
     with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
         for file in raw.iterdir():
@@ -128,22 +127,22 @@ def test_a_zip_and_a_folder_give_the_same_bytes_twice(tmp_path: Path) -> None:
         prepare("ml-1m", f"--raw={source}", f"--out={tmp_path / name}")
         for name, source in (("a", raw), ("b", raw), ("c", tmp_path / "ml-1m.zip"))
     ]
-    one, again, zipped = ({f.name: f.read_bytes() for f in out.iterdir()} for out in outs)
-    assert one == again
-    assert {n: b for n, b in zipped.items() if "json" not in n} == {n: b for n, b in one.items() if "json" not in n}
+    first, second, zipped = ({f.name: f.read_bytes() for f in out.iterdir()} for out in outs)
+    assert first == second
+    assert {n: b for n, b in zipped.items() if "json" not in n} == {n: b for n, b in first.items() if "json" not in n}
 
 
 def test_the_json_counts_what_the_files_hold(tmp_path: Path) -> None:
     out = prepare("ml-1m", f"--raw={write_ml_1m(tmp_path / 'raw')}", f"--out={tmp_path / 'out'}")
-    told, rows = json.loads((out / "ml-1m.prepared.json").read_text()), rows_of(out)
-    for split, counts in told["splits"].items():
+    summary, rows = json.loads((out / "ml-1m.prepared.json").read_text()), rows_of(out)
+    for split, counts in summary["splits"].items():
         here = rows[rows["split"] == split]
         assert counts["rows"] == len(here) and counts["users"] == here["user_id:token"].nunique()
         assert counts["liked"] == pytest.approx(here["label:float"].astype(float).mean(), abs=1e-4)
-    assert told["problems"] == {} and told["raw_rows"] == 150
+    assert summary["problems"] == {} and summary["raw_rows"] == 150
 
 
-def _review(user: int, item: int, stars: float, day: str, **more: Any) -> str:
+def _review(user: int, item: int, stars: float, day: str, **more: object) -> str:
     seconds = int(pd.Timestamp(day, tz="UTC").timestamp())
     return json.dumps(
         {"reviewerID": f"U{user}", "asin": f"B{item}", "overall": stars, "unixReviewTime": seconds, **more}
@@ -151,7 +150,7 @@ def _review(user: int, item: int, stars: float, day: str, **more: Any) -> str:
 
 
 def write_amazon(folder: Path) -> tuple[Path, Path]:
-    """A gzipped review dump, and metadata with JSON and Python-literal lines."""
+    """Write a gzipped review dump, and metadata with JSON and Python-literal lines."""
     folder.mkdir(exist_ok=True)
     reviews = [_review(1, 1, 5, "2016-12-31"), _review(1, 1, 5, "2018-01-01"), "not json", '{"asin": "B1"}']
     for user in range(5):
@@ -174,7 +173,7 @@ def write_amazon(folder: Path) -> tuple[Path, Path]:
 
 
 def test_amazon_book_is_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One year; users and items with more than so many ratings; December halved in time; five stars are liked."""
+    """One year; users and items with enough ratings only; December is halved in time; five stars are liked."""
     monkeypatch.chdir(tmp_path)
     reviews, metadata = write_amazon(tmp_path / "raw")
     out = prepare(
@@ -194,12 +193,12 @@ def test_amazon_book_is_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ((rows["label:float"] == "1") == (rows["rating:float"] == "5")).all()
     titles = read(out / "amazon-book.item").set_index("item_id:token")["title:token_seq"]
     assert titles["B0"] == "Dune & 0 II" and titles["B6"] == "It's"
-    found = json.loads((out / "amazon-book.prepared.json").read_text())["problems"]
-    assert found["reviews.json.gz"]["line that is no JSON object"]["first_line"] == 3
-    assert found["meta.json"]["line that is no item"]["count"] == 1 and not Path("pwned").exists()
+    problems = json.loads((out / "amazon-book.prepared.json").read_text())["problems"]
+    assert problems["reviews.json.gz"]["line that is no JSON object"]["first_line"] == 3
+    assert problems["meta.json"]["line that is no item"]["count"] == 1 and not Path("pwned").exists()
 
 
-# -- one's own ratings --------------------------------------------------------------------------------------------
+# -- a user's own ratings -----------------------------------------------------------------------------------------
 
 
 def write_csv(folder: Path, rows: list[str] | None = None, items: list[str] | None = None) -> tuple[Path, Path]:
@@ -212,7 +211,7 @@ def write_csv(folder: Path, rows: list[str] | None = None, items: list[str] | No
 
 
 def test_ones_own_ratings_are_prepared_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns are found by their usual names; the dataset is then like any other."""
+    """Columns are recognised by their usual names, and a run can use the dataset like any other."""
     import recbole_cora
 
     monkeypatch.chdir(tmp_path)
@@ -244,12 +243,12 @@ def test_ones_own_ratings_are_prepared_and_run(tmp_path: Path, monkeypatch: pyte
 def test_a_bad_row_is_counted_and_strict_makes_it_fatal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str, kind: str
 ) -> None:
-    """By kind, with the line of the first; the other rows are all there."""
+    """Bad rows are counted by kind, with the line of the first. All other rows are kept."""
     ratings, items = write_csv(tmp_path / "raw", rows=[row])
     arguments = ["csv", f"--ratings={ratings}", f"--items={items}", f"--out={tmp_path / 'out'}"]
     prepare(*arguments)
-    found = json.loads((tmp_path / "out/r.prepared.json").read_text())["problems"]["r.csv"]
-    problem = next(p for n, p in found.items() if n.startswith(kind))
+    problems = json.loads((tmp_path / "out/r.prepared.json").read_text())["problems"]["r.csv"]
+    problem = next(problem for name, problem in problems.items() if name.startswith(kind))
     assert problem["first_line"] in (2, 3)
     assert len(rows_of(tmp_path / "out", "r")) == 80 + problem["kept"]
     assert main(["prepare", *arguments, "--quiet", "--strict"]) == 2
@@ -257,13 +256,13 @@ def test_a_bad_row_is_counted_and_strict_makes_it_fatal(
 
 
 def test_bytes_and_titles_that_are_odd_are_counted(tmp_path: Path) -> None:
-    """Not UTF-8: left out. Tabs and newlines in a title: made spaces."""
+    """A row that is not UTF-8 is left out. Tabs and newlines in a title become spaces."""
     ratings, items = write_csv(tmp_path / "raw", items=['i1,"a\tb\nc",X', "i1,again,X"])
     ratings.write_bytes(ratings.read_bytes() + b"u\xff,i1,4,1600000000\n")
     out = prepare("csv", f"--ratings={ratings}", f"--items={items}", f"--out={tmp_path / 'out'}")
-    found = json.loads((out / "r.prepared.json").read_text())["problems"]
-    assert found["r.csv"]["id that is no text"]["first_line"] == 82
-    assert found["m.csv"]["title with tabs, newlines or bytes that are no text"]["count"] == 1
+    problems = json.loads((out / "r.prepared.json").read_text())["problems"]
+    assert problems["r.csv"]["id that is no text"]["first_line"] == 82
+    assert problems["m.csv"]["title with tabs, newlines or bytes that are no text"]["count"] == 1
     assert read(out / "r.item").set_index("item_id:token").loc["i1", "title:token_seq"] == "a b c"
 
 
@@ -273,15 +272,15 @@ def test_dates_and_gzip_and_windows_are_taken(tmp_path: Path) -> None:
         file.write("user;book_id;stars;date\n" + "\n".join(rows) + "\n")
     windows = "--windows=2020-01-01,2020-04-01,2020-06-01,2020-09-01"
     out = prepare("csv", f"--ratings={tmp_path / 'loans.csv.gz'}", windows, "--like=2", f"--out={tmp_path / 'out'}")
-    rows_ = rows_of(out, "loans")
-    assert rows_["split"].value_counts().to_dict() == {"train": 9, "valid": 6, "test": 9}
+    prepared = rows_of(out, "loans")
+    assert prepared["split"].value_counts().to_dict() == {"train": 9, "valid": 6, "test": 9}
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["ml-1m", "--raw=nowhere"], "cannot read"),
-        (["ml-1m", "--raw=raw"], "is it empty, or another file?"),
+        (["ml-1m", "--raw=raw"], "is it empty, or the wrong file?"),
         (["csv", "--ratings=empty.csv"], "is empty"),
         (["csv", "--ratings=r/r.csv", "--user-column=usrId"], "did you mean 'userId'"),
         (["csv", "--ratings=r/m.csv"], "name the user's with --user-column="),
@@ -293,13 +292,13 @@ def test_dates_and_gzip_and_windows_are_taken(tmp_path: Path) -> None:
         (["csv", "--ratings=r/r.csv", "--more-than=-1"], "whole number of at least 0"),
         (["ml-1m", "--raw=raw", "--rav=x"], "unrecognized arguments: --rav=x"),
         (["nothing"], "invalid choice"),
-        (["amazon-book", "--raw-reviews=r/m.csv", "--raw-metadata=r/m.csv"], "is it empty, or another file?"),
+        (["amazon-book", "--raw-reviews=r/m.csv", "--raw-metadata=r/m.csv"], "is it empty, or the wrong file?"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    """And nothing is written."""
+    """The error is one line, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "r")
     write_ml_1m(tmp_path / "raw", ratings=["1,2,3,4"] * 5)
@@ -313,7 +312,7 @@ def test_what_cannot_be_prepared_is_one_line(
 def test_all_mistakes_are_named_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the options, of both files, and of the split; each once, and nothing is written."""
+    """The line names each mistake in the options, both files and the split once. Nothing is written."""
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "r")
     Path("odd.csv").write_text("who,movieId,score,when\n")
@@ -332,7 +331,7 @@ def test_all_mistakes_are_named_in_one_line(
         "three shares", "four dates", "--split: 'both'", "'a/b'", "unrecognized arguments: --qiet",
     ):  # fmt: skip
         assert message.count(problem) == 1, problem
-    assert "--item-column=" not in message and message.count("'x'") == 1  # the items' columns are not known
+    assert "--item-column=" not in message and message.count("'x'") == 1  # nowhere.csv has no columns to check
     message = complaint("--ratings=r/r.csv", "--separator=abc", "--shares=8,1,1", "--windows=2020-01-01,2020-01-02")
     assert message.count("the separator is 'abc'") == 1 and "four dates" in message
     message = complaint("--ratings=r/r.csv", "--like=9", "--windows=2001-01-01,2020-01-01,2021-01-01,2022-01-01")
@@ -343,7 +342,7 @@ def test_all_mistakes_are_named_in_one_line(
 
 
 def test_several_files_are_replaced_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash before the commit leaves the old files; one after it, the new ones for whoever reads next."""
+    """A crash before the commit leaves the old files; after a later crash, the next reader gets the new ones."""
 
     def write(text: str) -> Callable[[Path], None]:
         return lambda folder: [(folder / name).write_text(text) for name in "ab"]  # type: ignore[return-value]
@@ -364,7 +363,7 @@ def test_several_files_are_replaced_as_one(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_plain_recbole_reads_the_files(tmp_path: Path) -> None:
-    """`benchmark_filename` with RecBole's own general and sequential models; rows without history included."""
+    """RecBole's own general and sequential models read them with `benchmark_filename`, also rows without history."""
     repairs.apply_all()
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -393,7 +392,7 @@ def test_plain_recbole_reads_the_files(tmp_path: Path) -> None:
 
 
 def test_a_run_on_ml_1m_prepares_it_from_the_raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they lie in dataset/ml-1m/, or as the archive there."""
+    """The raw files are in dataset/ml-1m/, and the run prepares them there."""
     import recbole_cora
 
     monkeypatch.chdir(tmp_path)
@@ -404,7 +403,7 @@ def test_a_run_on_ml_1m_prepares_it_from_the_raw_files(tmp_path: Path, monkeypat
 
 
 def test_errors_of_a_reader_are_data_errors(tmp_path: Path) -> None:
-    """A damaged archive is said to be one."""
+    """The error says that the archive is damaged."""
     from recbole_cora.prepare.lines import lines_of
 
     (tmp_path / "r.json.gz").write_bytes(gzip.compress(b"x\n" * 1000)[:-9])

@@ -1,9 +1,9 @@
-"""A run's process in a comparison: `python -m recbole_cora.compare.child DRIVER run ...` ends when its driver ends.
+"""The process of one run in a comparison: `python -m recbole_cora.compare.child DRIVER run ...`.
 
-The driver passes signals on, but it cannot when it is killed. On Linux the system then sends this process SIGHUP, at
-which a training saves its state. It may send one for each thread of the driver, and a training is not ended by a second
-SIGHUP as it is by a second SIGTERM. All this is set here and not between fork and exec, where a process with threads
-may not run Python.
+It ends when its driver ends. The driver passes signals on, but not if it is killed. On Linux the system then sends this
+process SIGHUP, and a training that receives it saves its state and stops. The system may send one SIGHUP per thread of
+the driver; unlike a second SIGTERM, a second SIGHUP does not kill a training. All this is set up here and not between
+fork and exec, where a process with threads may not run Python.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with(driver: int) -> None:
-    """Have this process get SIGHUP when the process `driver`, which started it, ends; end at once if it has."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored; no terminal can send it one
+    """Let this process receive SIGHUP when the process that started it, `driver`, ends; stop now if it has ended."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it; here no terminal can send it
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGHUP), 0, 0, 0)
     if os.getppid() != driver:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from recbole_cora.compare.experiment import make_experiment
 from recbole_cora.compare.runs import dataset_key, plan, run_missing
@@ -15,47 +14,50 @@ from recbole_cora.settings.reading import parse_arguments
 
 
 def compare_command(arguments: list[str]) -> None:
-    """Run what is missing, write the report, print its path.
+    """Make the missing runs, write the report, and print its path.
 
     Raises:
-        SettingError: names all that is wrong with the command and the experiment; nothing has been run.
+        SettingError: names every mistake in the command and the experiment; nothing has run.
         DataError: the dataset has no files.
         WriteError: the folder of the comparison cannot be written.
-        Stopped: a signal came; what is finished is kept.
-        SystemExit: 1, where a run failed; how many and where to look stands on standard error.
+        Stopped: a signal came; finished runs are kept.
+        SystemExit: 1 if a run failed; standard error says how many, and where to read the reasons.
     """
-    options, settings, problems = split_options(CompareOptions, parse_arguments(arguments))
+    values, settings, problems = split_options(CompareOptions, parse_arguments(arguments))
+    options = CompareOptions(**values)
     show_progress = settings.pop("show_progress", True)
-    seeds = None if options["seeds"] is None else _numbers(options["seeds"])
-    experiment = make_experiment(
-        options["experiment"], _names(options["models"]), options["dataset"], seeds, settings, problems
-    )
+    seeds = None if options.seeds is None else _numbers(options.seeds)
+    experiment = make_experiment(options.experiment, _names(options.models), options.dataset, seeds, settings, problems)
     data = experiment.run_settings(experiment.systems[0], experiment.seeds[0]).data_folder
-    from recbole_cora.prepare.command import prepare_by_itself  # here: mistakes are answered without pandas
+    from recbole_cora.prepare.command import prepare_by_itself  # imported here: mistakes are reported without pandas
 
     prepare_by_itself(experiment.dataset, data, show_progress)
     key = dataset_key(data)
-    folder = Path(options["out"] or f"compare/{experiment.name}-{experiment.dataset}")
+    folder = Path(options.out or f"compare/{experiment.name}-{experiment.dataset}")
     check_writable(folder, "give another --out=")
     runs = plan(experiment, folder, key)
 
     def report(failures: dict[str, str]) -> None:
         write_report(experiment, runs, failures, folder)
 
-    failed = run_missing(runs, options["jobs"], report, show_progress)
+    failed = run_missing(runs, options.jobs, report, show_progress)
     report(failed)
     print((folder / "report.md").read_text(encoding="utf-8"))
     print(folder / "report.json")
     if failed:
-        print(f"error: {len(failed)} of {len(runs)} runs failed; why stands in {folder / 'report.md'}", file=sys.stderr)
+        print(
+            f"error: {len(failed)} of {len(runs)} runs failed; {folder / 'report.md'} gives the reasons",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
 
 
-def _names(value: Any) -> list[str]:
+def _names(value: object) -> list[str]:
+    """Return the entries of a list, or of a text with commas."""
     entries = value if isinstance(value, list) else str("" if value is None else value).split(",")
     return [str(name).strip() for name in entries if str(name).strip()]
 
 
-def _numbers(value: Any) -> list[Any]:
-    """Return the entries of `1,2,3`, those that are whole numbers as such."""
+def _numbers(value: object) -> list[int | str]:
+    """Return the entries of `1,2,3`: whole numbers as integers, others as text, for the error message."""
     return [int(name) if name.isdecimal() else name for name in _names(value)]

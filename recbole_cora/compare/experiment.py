@@ -1,4 +1,4 @@
-"""What is compared: systems, on one dataset, over seeds.
+"""What is compared: systems on one dataset, each with several seeds.
 
 An experiment is a YAML file (see `properties/experiments/`):
 
@@ -11,7 +11,7 @@ An experiment is a YAML file (see `properties/experiments/`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,85 +23,89 @@ from recbole_cora.settings.resolve import Settings, check_names, declared_settin
 
 _FOLDER = PROPERTIES / "experiments"
 _KEYS = ("dataset", "seeds", "settings", "systems")
-#: What numpy takes for a seed.
+#: The largest seed that numpy accepts.
 _LAST_SEED = 2**32 - 1
-#: Settings of a run that compare makes itself.
-_OURS = {"seed", "model", "dataset", "config_files", "checkpoint_dir", "resume"}
-_OURS_WHY = "use --seeds=, --dataset= and --out= of compare; it resumes by itself"
+#: Settings of a run that compare sets itself.
+_RESERVED = {"seed", "model", "dataset", "config_files", "checkpoint_dir", "resume"}
+_RESERVED_WHY = "use --seeds=, --dataset= and --out= of compare; it resumes by itself"
 
 
 @dataclass(frozen=True)
 class System:
     """One row of the table.
 
-    name: of the row; model: of the registry.
-    settings: what makes it this system.
-    published: AUC and UAUC by dataset, of a 7B LLM, from the paper's Table 3.
+    Attributes:
+        name: the row's name.
+        model: a name of the registry.
+        settings: the settings that set this system apart.
+        published: AUC and UAUC by dataset, with a 7B LLM, from the paper's Table 3.
     """
 
     name: str
     model: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     published: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Systems on a dataset, each with every seed; `settings` are for those that know them."""
+    """Systems on a dataset, each with every seed. A system takes those of the shared `settings` that it has."""
 
     name: str
     dataset: str
     seeds: tuple[int, ...]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     systems: tuple[System, ...]
 
     def chosen_settings(self, system: System, seed: int) -> Settings:
-        """Return what a run's settings are before its LLM is chosen.
+        """Return the settings of a run before its LLM is chosen.
 
         Raises:
-            SettingError: a setting that the system does not have, or a value outside its range.
+            SettingError: the system does not have a setting, or a value is outside its range.
         """
-        known = declared_settings(system.model, self.dataset)
-        shared = {key: value for key, value in self.settings.items() if key in known}
+        declared = declared_settings(system.model, self.dataset)
+        shared = {key: value for key, value in self.settings.items() if key in declared}
         return resolve(system.model, self.dataset or "any", {**shared, **system.settings, "seed": seed})
 
     def run_settings(self, system: System, seed: int) -> Settings:
         """Return the settings of a run."""
         settings = self.chosen_settings(system, seed)
-        return with_llm(settings)[0] if "llm" in settings.needs else settings  # its preset is settings too
+        return with_llm(settings)[0] if "llm" in settings.needs else settings  # the preset of an LLM changes settings
 
 
 def built_in() -> list[str]:
-    """Names of the experiments that come with the package."""
+    """Return the names of the experiments that come with the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def make_experiment(
-    file: Any,
+    file: object,
     models: list[str],
-    dataset: Any,
-    seeds: Any,
-    settings: dict[str, Any],
-    also_wrong: Sequence[str] = (),
+    dataset: object,
+    seeds: object,
+    settings: Mapping[str, object],
+    other_problems: Sequence[str] = (),
 ) -> Experiment:
-    """From a built-in name or a file, or from model names; what is given beside a file wins over it.
+    """Return an experiment from a built-in name or a file, from model names, or from both.
 
     Args:
-        file, dataset, seeds: as they come from the command line; None takes the file's dataset and seeds.
-        also_wrong: mistakes that were found before, to be named in the same line.
+        file, dataset, seeds: unchecked values of the command line; None takes the dataset and seeds of the file.
+        models: systems beside those of the file, one for each model.
+        settings: win over the file's.
+        other_problems: mistakes in the command, to be reported with those of the experiment.
 
     Raises:
-        SettingError: names all that is wrong with the experiment and with the settings of its systems.
+        SettingError: names every mistake in the experiment and in the settings of its systems.
     """
     problems: list[str] = []
     try:
         content = {} if file is None else _read(str(file), problems)
     except SettingError as error:
-        raise SettingError("; ".join([*also_wrong, str(error)])) from None
+        raise SettingError("; ".join([*other_problems, str(error)])) from None
     entries = _list(content, "systems", problems) + [{"name": name, "model": name} for name in models]
     systems = tuple(system for entry in entries if (system := _system(entry, problems)) is not None)
-    dataset = _dataset(content.get("dataset") if dataset is None else dataset, problems)
-    if not problems and not (systems and dataset):
+    dataset_name = _dataset(content.get("dataset") if dataset is None else dataset, problems)
+    if not problems and not (systems and dataset_name):
         problems.append(
             "a comparison needs --models= and --dataset=, or --experiment=: for example --models=CoRA,MF "
             f"--dataset=ml-100k, or one of {', '.join(built_in())}"
@@ -113,19 +117,23 @@ def make_experiment(
         seeds = [1] if content.get("seeds") is None else content["seeds"]
     numbers = _seeds(seeds, problems)
     shared = {**_mapping("settings", content.get("settings"), problems), **settings}
-    for key in sorted(_OURS & set(shared)):
-        problems.append(f"settings: '{key}' cannot be set here; {_OURS_WHY}")
+    for key in sorted(_RESERVED & set(shared)):
+        problems.append(f"settings: '{key}' cannot be set here; {_RESERVED_WHY}")
     name = "comparison" if file is None else Path(str(file)).stem
-    experiment = Experiment(name, dataset, numbers, shared, systems)
+    experiment = Experiment(name, dataset_name, numbers, shared, systems)
     problems += _wrong_settings(experiment)
     if problems and file is not None:
         problems[0] = f"{file}: {problems[0]}"
-    raise_all([*also_wrong, *problems], SettingError)
+    raise_all([*other_problems, *problems], SettingError)
     return experiment
 
 
-def _read(file: str, problems: list[str]) -> dict[str, Any]:
-    """Return the entries of an experiment's file. Raises SettingError where it cannot be read at all."""
+def _read(file: str, problems: list[str]) -> dict[str, object]:
+    """Return the content of an experiment's file; unknown entries go to `problems`.
+
+    Raises:
+        SettingError: there is no such experiment, or its file cannot be read.
+    """
     path = _FOLDER / f"{file}.yaml"
     if not _is_file(path):
         path = Path(file)
@@ -145,11 +153,12 @@ def _read(file: str, problems: list[str]) -> dict[str, Any]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long
+    except OSError:  # the name is too long
         return False
 
 
-def _list(content: dict[str, Any], key: str, problems: list[str]) -> list[Any]:
+def _list(content: Mapping[str, object], key: str, problems: list[str]) -> list[object]:
+    """Return the list under `key`, or an empty one; a value that is not a list goes to `problems`."""
     value = content.get(key)
     if value is not None and not isinstance(value, list):
         problems.append(f"{key} is {value!r}; expected a list, as in properties/experiments/")
@@ -157,8 +166,8 @@ def _list(content: dict[str, Any], key: str, problems: list[str]) -> list[Any]:
     return value or []
 
 
-def _mapping(what: str, value: Any, problems: list[str]) -> dict[str, Any]:
-    """Return a mapping; of anything else say so, and return an empty one."""
+def _mapping(what: str, value: object, problems: list[str]) -> dict[str, Any]:
+    """Return a mapping, or an empty one for None; a value that is not a mapping goes to `problems`."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -167,26 +176,27 @@ def _mapping(what: str, value: Any, problems: list[str]) -> dict[str, Any]:
     return value
 
 
-def _dataset(value: Any, problems: list[str]) -> str:
+def _dataset(value: object, problems: list[str]) -> str:
+    """Return the dataset's name, or "" for None; a value that is not text goes to `problems`."""
     if value is not None and not isinstance(value, str):
         problems.append(f"dataset is {value!r}; expected a name such as ml-100k")
         return ""
     return value or ""
 
 
-def _seeds(value: Any, problems: list[str]) -> tuple[int, ...]:
-    """Return the seeds, without those that are no seeds."""
+def _seeds(value: object, problems: list[str]) -> tuple[int, ...]:
+    """Return the valid seeds; invalid and repeated ones go to `problems`."""
     entries = value if isinstance(value, list) else []
     good = [s for s in entries if isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= _LAST_SEED]
     if len(good) < len(entries) or not good:
         problems.append(f"seeds is {value!r}; expected whole numbers from 0 to {_LAST_SEED}, such as 1,2,3")
     repeated = sorted({seed for seed in good if good.count(seed) > 1})
-    problems += [f"seed {seed} is there twice; give each seed once" for seed in repeated]
+    problems += [f"seed {seed} is listed twice; give each seed once" for seed in repeated]
     return tuple(good)
 
 
-def _system(entry: Any, problems: list[str]) -> System | None:
-    """Return a system; of what is none say why, and return None where not even its model is known."""
+def _system(entry: object, problems: list[str]) -> System | None:
+    """Return the system of an entry, or None if its model is unknown; mistakes go to `problems`."""
     if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
         problems.append(f"a system is {entry!r}; expected a mapping with at least 'model: NAME'")
         return None
@@ -196,8 +206,8 @@ def _system(entry: Any, problems: list[str]) -> System | None:
     name = " ".join(str(name).split())
     settings = {key: value for key, value in entry.items() if key not in ("name", "model", "published")}
     settings = _mapping(f"system '{name}'", settings, problems)
-    for key in sorted(_OURS & set(settings)):
-        problems.append(f"system '{name}': '{key}' cannot be set here; {_OURS_WHY}")
+    for key in sorted(_RESERVED & set(settings)):
+        problems.append(f"system '{name}': '{key}' cannot be set here; {_RESERVED_WHY}")
     published = _mapping(f"'published' of system '{name}'", entry.get("published"), problems)
     for dataset, pair in published.items():
         if not isinstance(pair, list) or len(pair) != 2 or not all(_is_share(value) for value in pair):
@@ -213,22 +223,22 @@ def _system(entry: Any, problems: list[str]) -> System | None:
     return System(name, entry["model"], settings, {d: tuple(p) for d, p in published.items() if isinstance(p, list)})
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _wrong_settings(experiment: Experiment) -> list[str]:
-    """Say which settings no system knows, and which values a system refuses."""
-    known: set[str] = set()
-    refused: dict[str, list[str]] = {}  # systems, by what is wrong
+    """Return the problems with settings: shared ones that no system has, and values that a system refuses."""
+    declared: set[str] = set()
+    systems_by_problem: dict[str, list[str]] = {}
     for system in experiment.systems:
         try:
-            known |= set(declared_settings(system.model, experiment.dataset or "any"))
+            declared |= set(declared_settings(system.model, experiment.dataset or "any"))
             experiment.chosen_settings(system, 0)
         except CoraError as error:
-            refused.setdefault(str(error), []).append(system.name)
+            systems_by_problem.setdefault(str(error), []).append(system.name)
     names = ", ".join(system.name for system in experiment.systems)
-    unknown = [key for key in experiment.settings if known and key not in known]
-    return [f"unknown setting '{key}' for all of {names}{nearest(key, known)}" for key in unknown] + [
-        f"{', '.join(systems)}: {problem}" for problem, systems in refused.items()
+    unknown = [key for key in experiment.settings if declared and key not in declared]
+    return [f"unknown setting '{key}' for all of {names}{nearest(key, declared)}" for key in unknown] + [
+        f"{', '.join(systems)}: {problem}" for problem, systems in systems_by_problem.items()
     ]

@@ -1,8 +1,8 @@
-"""The runs of an experiment: each in a process of its own, so that one that fails, or is killed, takes no other along.
+"""The runs of an experiment, each in its own process, so that a failed or killed run does not affect the others.
 
-What is finished is kept by content (model, settings, seed, dataset's files, version) and never run again; what failed
-is tried again the next time. No run outlives the driver: a signal to stop is passed on, and the driver waits until each
-run has saved its state; where the driver is killed, the system ends its runs (see `child.py`).
+Finished runs are kept by content (model, settings, seed, the dataset's files, version) and never run again; failed ones
+are retried by the next command. No run outlives the driver. The driver passes a signal to stop on to its runs and waits
+until each has saved its state; if the driver is killed, the system stops its runs (see `child.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -28,14 +29,16 @@ from recbole_cora.compare.experiment import Experiment, System
 from recbole_cora.errors import DataError, Stopped, WriteError
 from recbole_cora.files import content_key, write_whole
 
+Result = dict[str, Any]  # what a run's result.json holds
+
 _SETTINGS, _LOG = "settings.yaml", "log.txt"
-#: Seconds between two looks at the runs in progress.
-_BEAT = 0.1
+#: Seconds between two checks of the runs in progress.
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Run:
-    """One system with one seed; `folder` holds its settings, its log, and once it is finished its result."""
+    """One system with one seed; `folder` holds its settings, its log and, once it has finished, its result."""
 
     system: System
     seed: int
@@ -43,25 +46,25 @@ class Run:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The run's name on the screen and in the report."""
         return f"{self.system.name}, seed {self.seed}"
 
-    def result(self) -> dict[str, Any] | None:
-        """What the finished run's result.json holds; None before."""
+    def result(self) -> Result | None:
+        """Return the content of the run's result.json; None if the run has not finished."""
         for path in sorted(self.folder.glob("*/result.json")):
             try:
-                result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                result: Result = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                continue  # damaged: the run is made again, beside it
+                continue  # damaged: the run is made again, in a folder beside it
             return result
         return None
 
 
 def plan(experiment: Experiment, out: Path, dataset_key: str) -> list[Run]:
-    """Every run of the experiment, finished or not; its settings are written to its folder.
+    """Return every run of the experiment, finished or not, and write its settings to its folder.
 
     Raises:
-        SettingError: a setting that a system does not know.
+        SettingError: a system does not have a setting.
         WriteError: the settings cannot be written.
     """
     runs = []
@@ -73,38 +76,41 @@ def plan(experiment: Experiment, out: Path, dataset_key: str) -> list[Run]:
             run = Run(system, seed, out / "runs" / f"{name}-seed{seed}-{key}")
             chosen = {k: v for k, v in settings.chosen.items() if k not in ("checkpoint_dir", "show_progress")}
             content = {"model": system.model, "dataset": experiment.dataset, **chosen}
-            text = yaml.safe_dump(content, sort_keys=False)
-            write_whole(run.folder / _SETTINGS, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            _write_text(run.folder / _SETTINGS, yaml.safe_dump(content, sort_keys=False))
             runs.append(run)
     return runs
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def run_missing(
     runs: list[Run], jobs: int, finished: Callable[[dict[str, str]], object], show_progress: bool
 ) -> dict[str, str]:
-    """Run what has no result yet.
+    """Make the runs that have no result yet.
 
     Args:
-        jobs: processes at once; the processor's cores are shared among them.
+        jobs: processes at once; they share the processor's cores.
         finished: called after each run with the failures so far.
 
     Returns:
-        Why each failed run failed, by its title.
+        The reason of each failure, by the run's title.
 
     Raises:
-        Stopped: SIGTERM, SIGHUP or Ctrl-C came; every run in progress has ended, its state saved if it had begun to
+        Stopped: SIGTERM, SIGHUP or Ctrl-C came. Every run in progress has ended, and saved its state if it had begun to
             train. A second signal kills them.
         WriteError: a log cannot be written.
     """
     waiting = [run for run in runs if run.result() is None]
     failed: dict[str, str] = {}
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="compare", unit="run", disable=not show_progress)
-    with bar, _signals() as signals, _processes() as processes:
+    with bar, _collect_signals() as signals, _processes() as processes:
         passed_on = 0
         while processes or (waiting and not signals):
             while waiting and len(processes) < jobs and not signals:
                 run = waiting.pop(0)
-                processes[_started(run, jobs)] = run
+                processes[_start(run, jobs)] = run
             if len(signals) > passed_on:
                 passed_on = len(signals)
                 for process in processes:
@@ -119,27 +125,27 @@ def run_missing(
                 bar.update()
                 finished(dict(failed))
             if not ended:
-                time.sleep(_BEAT)
+                time.sleep(_POLL_SECONDS)
     if signals:
         done = sum(run.result() is not None for run in runs)
-        raise Stopped(f"{done} of {len(runs)} runs are finished; the same command goes on", signals[0])
+        raise Stopped(f"{done} of {len(runs)} runs are finished; run the same command again to resume", signals[0])
     return failed
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop. One that is ignored, as SIGHUP under nohup, stays ignored."""
+def _collect_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask to stop. An ignored one stays ignored, such as SIGHUP under nohup."""
     numbers: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        # A closed terminal sends SIGHUP twice, from the system and from the shell; that is no impatience.
+    def collect(number: int, frame: FrameType | None) -> None:
+        # A closed terminal sends SIGHUP twice, from the system and from the shell. The second does not mean "kill".
         if number != signal.SIGHUP or not numbers:
             numbers.append(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     for number in caught:
-        signal.signal(number, note)
+        signal.signal(number, collect)
     try:
         yield numbers
     finally:
@@ -149,7 +155,7 @@ def _signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _processes() -> Iterator[dict[subprocess.Popen[bytes], Run]]:
-    """Hold the runs in progress; none is left where the driver ends with an error."""
+    """Keep the processes of the runs in progress, and stop them all if the driver fails."""
     processes: dict[subprocess.Popen[bytes], Run] = {}
     try:
         yield processes
@@ -160,8 +166,8 @@ def _processes() -> Iterator[dict[subprocess.Popen[bytes], Run]]:
             process.wait()
 
 
-def _started(run: Run, jobs: int) -> subprocess.Popen[bytes]:
-    """Start one run, from where it was if it was stopped before."""
+def _start(run: Run, jobs: int) -> subprocess.Popen[bytes]:
+    """Start one run, or resume it if it was stopped before."""
     settings = [
         f"--config_files={run.folder / _SETTINGS}",
         f"--checkpoint_dir={run.folder}",
@@ -173,7 +179,7 @@ def _started(run: Run, jobs: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": threads} if jobs > 1 else None
     try:
         with (run.folder / _LOG).open("wb") as log:
-            # A session of its own: Ctrl-C and a closed terminal reach the driver alone, which passes them on once.
+            # In a session of its own: Ctrl-C and a closed terminal reach only the driver, which passes them on once.
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,
@@ -183,7 +189,7 @@ def _started(run: Run, jobs: int) -> subprocess.Popen[bytes]:
 
 
 def _failure(run: Run, status: int) -> str:
-    """Return why a run that has ended has no result, or ""."""
+    """Return why a run ended without a result; "" if it has one."""
     if run.result() is not None:
         return ""
     if status < 0:
@@ -193,12 +199,12 @@ def _failure(run: Run, status: int) -> str:
 
 
 def dataset_key(folder: Path) -> str:
-    """Return a key that changes with the files of the dataset.
+    """Return a key that changes when a file of the dataset changes.
 
     Raises:
         DataError: the folder holds no ratings.
     """
     files = sorted(path for path in folder.glob("*") if path.suffix in (".inter", ".item", ".user", ".kg", ".link"))
     if not any(path.suffix == ".inter" for path in files):
-        raise DataError(f"{folder} holds no ratings (*.inter); give another --dataset=, or prepare it")
+        raise DataError(f"{folder} holds no ratings (*.inter); give another --dataset=, or prepare this one")
     return content_key(*(part for path in files for part in (path.name, path.read_bytes())))

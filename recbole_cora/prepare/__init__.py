@@ -1,5 +1,5 @@
-"""From raw archives to RecBole's atomic files with the paper's split, exactly.
+"""Turn raw ratings into RecBole's atomic files, with exactly the paper's split.
 
-raw files -> reader (movielens, amazon, table) -> Raw: compact columns, and what was wrong with them (problems)
-Raw -> recipe: label, split, order, histories (protocol) -> files, whole or not at all
+raw files -> a reader (movielens, amazon, table) -> Raw: compact columns, and the problems of bad rows
+Raw -> recipe: label, split, order and histories (protocol) -> files, written whole or not at all
 """

@@ -1,7 +1,7 @@
-"""Amazon reviews and metadata: one JSON object a line (or, in old metadata, one Python literal), gzipped or not.
+"""Read Amazon reviews and metadata: one JSON object per line (in old metadata, one Python literal), gzipped or not.
 
-22 million reviews pass in bounded memory: of each line only user, item, rating and time are kept, as numbers, and only
-of the wanted year; metadata is parsed only of items that are rated in it.
+Reading 22 million reviews takes bounded memory: only user, item, rating and time of a line are kept, as numbers, and
+only for the wanted year. Metadata is parsed only for items with a rating in that year.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _Review = tuple[int, str, str, str, str]
 
 
 def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_progress: bool = True) -> Raw:
-    """Reviews of one year (UTC) and the items' titles.
+    """Return the reviews of one year (UTC) and the items' titles.
 
     Raises:
-        DataError: a file is missing, damaged, or another file.
+        DataError: a file is missing or damaged, or holds something else.
     """
     first, last = (datetime(y, 1, 1, tzinfo=timezone.utc).timestamp() for y in (year, year + 1))
     columns = RatingColumns(problems.of(reviews), least=1, most=5)
@@ -49,52 +49,54 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
 
 
 def _reviews(path: Path, first: float, last: float, problems: FileProblems, show_progress: bool) -> Iterator[_Review]:
-    """Reviews of [first, last), and whatever has no time that can be meant."""
+    """Yield the reviews with a time in [first, last), and those whose time is not a plausible number."""
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        # Most lines are of other years: where the time is beyond doubt, a search is several times cheaper than a parse.
-        stated = _TIME.findall(line)
-        if not line or (len(stated) == 1 and stated[0] and not first <= int(stated[0]) < last):
+        # Most lines are of other years. If a text search finds exactly one time, that decides; it is several times
+        # cheaper than parsing the line.
+        times = _TIME.findall(line)
+        if not line or (len(times) == 1 and times[0] and not first <= int(times[0]) < last):
             continue
-        review = _parsed(line)
+        review = _parse(line)
         if not isinstance(review, dict):
             problems.add("line that is no JSON object", number, line.decode("utf-8", "replace"))
             continue
         cells = [review.get(field) for field in _FIELDS]
-        odd = [
-            f
-            for f, c in zip(_FIELDS, cells, strict=True)
-            if isinstance(c, bool) or not isinstance(c, (str, int, float))
+        unusable = [
+            field
+            for field, cell in zip(_FIELDS, cells, strict=True)
+            if isinstance(cell, bool) or not isinstance(cell, (str, int, float))
         ]
-        if odd:
-            problems.add(f"review without a usable {odd[0]}", number, line.decode("utf-8", "replace"))
+        if unusable:
+            problems.add(f"review without a usable {unusable[0]}", number, line.decode("utf-8", "replace"))
             continue
         user, item, rating, time = map(str, cells)
         if not (isinstance(cells[3], (int, float)) and 1e8 <= cells[3] < 4e9 and not first <= cells[3] < last):
             yield number, user, item, rating, time
 
 
-def _metadata(path: Path, wanted: set[str], problems: FileProblems, show_progress: bool) -> pd.DataFrame:
+def _metadata(path: Path, item_tokens: set[str], problems: FileProblems, show_progress: bool) -> pd.DataFrame:
+    """Return the table of these items. Raises DataError if the file has none of them."""
     table = ItemTable(problems, ["brand", "categories", "price"])
-    found = 0
+    count = 0
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        named = _ASIN.findall(line)
-        if not line or (named and not any(token.decode("utf-8", "replace") in wanted for token in named)):
+        tokens = _ASIN.findall(line)
+        if not line or (tokens and not any(token.decode("utf-8", "replace") in item_tokens for token in tokens)):
             continue
-        item = _parsed(line)
+        item = _parse(line)
         if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
             problems.add("line that is no item", number, line.decode("utf-8", "replace"))
-        elif item["asin"] in wanted:
-            found += 1
+        elif item["asin"] in item_tokens:
+            count += 1
             title, brand = (html.unescape(v) if isinstance(v, str) else "" for v in map(item.get, ("title", "brand")))
             categories = " ".join(_flat(item.get("categories") or item.get("category") or []))
             table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
-    if not found:
-        raise DataError(f"{path} names none of the {len(wanted):,} rated items; is it the metadata of other reviews?")
+    if not count:
+        raise DataError(f"{path} has none of the {len(item_tokens):,} rated items; does it belong to other reviews?")
     return table.finish()
 
 
 def _price(value: Any) -> str:
-    """A number as text, or nothing."""
+    """Return a number as text, or "" for anything else."""
     try:
         price = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -102,7 +104,8 @@ def _price(value: Any) -> str:
     return f"{price:g}" if math.isfinite(price) else ""
 
 
-def _flat(value: Any) -> Iterator[str]:
+def _flat(value: object) -> Iterator[str]:
+    """Yield the entries of nested lists as text."""
     if isinstance(value, list):
         for part in value:
             yield from _flat(part)
@@ -110,8 +113,8 @@ def _flat(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _parsed(line: bytes) -> Any:
-    """A line's object; None where it is neither JSON nor a Python literal (which is parsed, never run)."""
+def _parse(line: bytes) -> object:
+    """Return the object of a line; None if it is neither JSON nor a Python literal (parsed, never executed)."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Download one file: it goes on where it stopped, is checked, and appears whole or not at all."""
+"""Download a file: resume a partial download, check the content, and let the file appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _TIMEOUT_S = 30
 
 
 def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool = True) -> Path:
-    """Fetch `url` into `target`; an existing `target` is kept, a partial one continued.
+    """Fetch `url` into `target`. Keep an existing `target`; resume a partial download.
 
     Args:
-        md5: hex digest that the server's owner publishes.
-        remedy: what to do by hand, for the error.
+        md5: the hex digest that the publisher states.
+        remedy: what the user can do instead, for the error message.
 
     Raises:
-        DataError: no connection, or the content is another (it is then removed).
+        DataError: there is no connection, or the content is not as expected; it is then removed.
     """
     part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.parent):  # a second process waits, and finds the file
+        with locked(target.parent):  # a second process waits, then finds the file
             if target.is_file():
                 return target
             _fetch(url, part, show_progress)
-            found = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
-            if found != md5:
+            digest = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
+            if digest != md5:
                 part.unlink()
                 raise DataError(
-                    f"{url} gave another file than expected (md5 {found}, not {md5}); try again, or {remedy}"
+                    f"{url} is not the expected file (its md5 is {digest}, not {md5}); try again, or {remedy}"
                 )
             part.replace(target)
     except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
@@ -48,23 +48,24 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
 
 
 def _fetch(url: str, part: Path, show_progress: bool) -> None:
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Download into `part`, from where an earlier download stopped if the server can do that."""
+    size = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after what is there: it is whole
+        if error.code == 416:  # no bytes are missing: the file is complete
             return
         raise
     with response:
-        if response.status != 206:  # the server sends from the beginning
-            have = 0
+        if response.status != 206:  # the server starts from the beginning
+            size = 0
         rest = response.headers.get("Content-Length")
-        total = have + int(rest) if rest else None
+        total = size + int(rest) if rest else None
         options = {"desc": part.name.strip(".").removesuffix(".part"), "unit": "B", "unit_scale": True}
         with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, disable=not show_progress, **options) as bar,
+            part.open("ab" if size else "wb") as file,
+            tqdm(total=total, initial=size, disable=not show_progress, **options) as bar,
         ):
             while block := response.read(_BLOCK):
                 file.write(block)

@@ -1,4 +1,4 @@
-"""Lines of a raw file, plain, gzipped, or a member of a zip archive, under one progress bar."""
+"""Read the lines of a raw file with a progress bar: plain, gzipped, or a member of a zip archive."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tqdm import tqdm
 
 from recbole_cora.errors import DataError
 
-_BEAT = 10_000
+_LINES_PER_UPDATE = 10_000
 
 
 def lines_of(path: Path, show_progress: bool = True, member: str | None = None) -> Iterator[bytes]:
-    """The lines without their end; the bar counts bytes of the file as it lies on disk.
+    """Yield the lines without their line ends. The progress bar counts the bytes of the file on disk.
 
     Args:
-        member: of the zip archive `path`, found by its file name in any folder of it.
+        member: the name of a file in the zip archive `path`, in any of its folders.
 
     Raises:
-        DataError: no such file or member, or a damaged archive.
+        DataError: there is no such file or member, or it is damaged.
     """
     try:
         with ExitStack() as stack:
@@ -33,10 +33,10 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
             stream = file
             if member is not None:
                 archive = stack.enter_context(zipfile.ZipFile(file))
-                found = next((name for name in archive.namelist() if Path(name).name == member), None)
-                if found is None:
+                name = next((name for name in archive.namelist() if Path(name).name == member), None)
+                if name is None:
                     raise DataError(f"{path} holds no {member}; is it the right archive?")
-                stream = stack.enter_context(archive.open(found))
+                stream = stack.enter_context(archive.open(name))
             elif file.read(2) == b"\x1f\x8b":
                 file.seek(0)
                 stream = stack.enter_context(gzip.open(file))  # type: ignore[arg-type]
@@ -47,10 +47,10 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
                 tqdm(total=total, desc=member or path.name, unit="B", unit_scale=True, disable=not show_progress)
             )
             for number, line in enumerate(stream, start=1):
-                if number % _BEAT == 0:
+                if number % _LINES_PER_UPDATE == 0:
                     bar.update((stream if member else file).tell() - bar.n)
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
     except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{path} is damaged, cut short or locked ({error}); remove it and download it again") from None
+        raise DataError(f"{path} is damaged, truncated or encrypted ({error}); download it again") from None
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); check the path") from None

@@ -1,4 +1,4 @@
-"""MovieLens-1M's own archive: `ratings.dat` and `movies.dat`, cells separated by `::`, latin-1."""
+"""Read MovieLens-1M's archive: `ratings.dat` and `movies.dat`, in latin-1, with cells separated by `::`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _YEAR = re.compile(r"\((\d{4})\)\s*$")
 
 
 def read(raw: Path, problems: Problems, show_progress: bool = True) -> Raw:
-    """The archive's ratings and movies.
+    """Return the archive's ratings and movies.
 
     Args:
         raw: the archive, or a folder with its files.
 
     Raises:
-        DataError: a file is missing, damaged, or another file.
+        DataError: a file is missing or damaged, or is not MovieLens-1M's.
     """
     columns = RatingColumns(problems.of(raw / "ratings.dat"), least=1, most=5)
     for chunk in in_chunks(_cells(raw, "ratings.dat", 4, problems.of(raw / "ratings.dat"), show_progress)):
@@ -47,9 +47,9 @@ def _movies(raw: Path, problems: FileProblems) -> pd.DataFrame:
 def _cells(
     raw: Path, name: str, width: int, problems: FileProblems, show_progress: bool
 ) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a file with their line numbers; movies may have more cells than `width`, ratings not."""
-    packed = raw.exists() and not raw.is_dir()
-    lines = lines_of(raw, show_progress, name) if packed else lines_of(raw / name, show_progress)
+    """Yield the rows of a file with their line numbers; only movies may have more cells than `width`."""
+    is_archive = raw.exists() and not raw.is_dir()
+    lines = lines_of(raw, show_progress, name) if is_archive else lines_of(raw / name, show_progress)
     for number, line in enumerate(lines, start=1):
         cells = line.decode("latin-1").split("::")
         if len(cells) == width or (len(cells) > width and name == "movies.dat"):

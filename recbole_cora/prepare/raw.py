@@ -1,4 +1,4 @@
-"""Ratings and items as they come, in compact columns: what every reader gives and every recipe takes."""
+"""Raw ratings and items in compact columns: what each reader returns and the recipe takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from recbole_cora.data.protocol import Array
 from recbole_cora.errors import DataError
 from recbole_cora.prepare.problems import FileProblems
 
-#: Timestamps that can be meant: 1970 to 2100, in Unix seconds.
+#: The largest plausible timestamp, in Unix seconds: the start of the year 2100.
 _LAST_SECOND = 4_102_444_800
 _CHUNK = 50_000
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
@@ -27,15 +27,17 @@ T = TypeVar("T")
 
 @dataclass
 class Raw:
-    """R rated rows in the order of the file, and what is known of items.
+    """R ratings in the order of the file, and the table of items.
 
     Attributes:
-        user, item: codes [R] by first appearance among the rows that are read, into `user_tokens`, `item_tokens`.
-        rating: [R]; time: Unix seconds [R]; line: where it stands in the file [R].
-        items: text columns by item token (the index): `title`, and more; None where no item file was given.
+        user, item: codes [R], indices into `user_tokens` and `item_tokens`, numbered by first appearance.
+        rating: [R].
+        time: Unix seconds [R].
+        line: line numbers in the file [R].
+        items: text columns, `title` first, indexed by item token; None without an item file.
         item_types: RecBole's type of each of these columns.
-        files: what was read.
-        problems: of the ratings file.
+        files: the files that were read.
+        problems: those of the ratings file.
     """
 
     user: Array
@@ -52,11 +54,11 @@ class Raw:
 
 
 class RatingColumns:
-    """Collects rated rows chunk by chunk; what cannot be a rating is counted, not kept.
+    """Collects ratings chunk by chunk. Rows that cannot be ratings are counted and left out.
 
     Args:
-        problems: of the ratings file.
-        least, most: ratings that can be meant.
+        problems: those of the ratings file.
+        least, most: the range of valid ratings.
     """
 
     def __init__(self, problems: FileProblems, least: float = -np.inf, most: float = np.inf) -> None:
@@ -65,8 +67,10 @@ class RatingColumns:
         self._items: dict[str, int] = {}
         self._chunks: list[tuple[Array, ...]] = []
 
-    def add(self, line: Array, user: Sequence[str], item: Sequence[str], rating: Any, time: Any) -> None:
-        """Rows of one chunk: line numbers, tokens, and `rating` and `time` as text."""
+    def add(
+        self, line: Array, user: Sequence[str], item: Sequence[str], rating: Sequence[str], time: Sequence[str]
+    ) -> None:
+        """Add the rows of one chunk: line numbers, tokens, and `rating` and `time` as text."""
         ratings, seconds = _numbers(rating), self._seconds(line, time)
         with np.errstate(invalid="ignore"):
             wrong = (
@@ -93,32 +97,32 @@ class RatingColumns:
         self._chunks.append((users, items, ratings[keep], seconds[keep], line[keep]))
 
     def finish(self, items: pd.DataFrame | None, item_types: dict[str, str], files: list[Path]) -> Raw:
-        """All rows. Raises DataError where there are none, or more bad rows than good ones."""
+        """Return all rows. Raises DataError if there are none, or more bad rows than good ones."""
         rows = sum(len(chunk[0]) for chunk in self._chunks)
         if rows == 0 or self._problems.left_out > rows:
             raise DataError(
-                f"{self._problems.path} has {rows:,} usable rows ({self._problems}): is it empty, or another file?"
+                f"{self._problems.path} has {rows:,} usable rows ({self._problems}): is it empty, or the wrong file?"
             )
         user, item, rating, time, line = (np.concatenate(column) for column in zip(*self._chunks, strict=True))
         users, tokens = self._tokens(self._users, user, line), self._tokens(self._items, item, line)
         return Raw(user, item, rating, time, line, users, tokens, items, item_types, files, self._problems)
 
-    def _tokens(self, known: dict[str, int], codes: Array, line: Array) -> list[str]:
-        """The tokens by code, each one word."""
-        spaced = [code for token, code in known.items() if _SPACE.search(token)]
+    def _tokens(self, codes_by_token: dict[str, int], codes: Array, line: Array) -> list[str]:
+        """Return the tokens by code, each made one word; `codes` and `line` are of all rows."""
+        spaced = [code for token, code in codes_by_token.items() if _SPACE.search(token)]
         if spaced:
             rows = np.isin(codes, spaced)
             first = int(np.argmax(rows))
-            example = next(token for token, code in known.items() if code == codes[first])
+            example = next(token for token, code in codes_by_token.items() if code == codes[first])
             kind = "id with spaces, which become %20"
             self._problems.add(kind, int(line[first]), example, int(rows.sum()), kept=True)
-        return [one_word(token) for token in known]
+        return [one_word(token) for token in codes_by_token]
 
     def _seconds(self, line: Array, time: Sequence[str]) -> Array:
-        """Unix seconds of numbers and of ISO dates (UTC where they name no zone); nan for anything else."""
+        """Return Unix seconds of numbers and ISO dates (UTC if they name no zone); nan for anything else."""
         seconds = _numbers(time)
         days = (seconds >= 19700101) & (seconds <= 21001231) & (seconds % 100 <= 31) & (seconds % 10000 <= 1231)
-        if days.any():  # as seconds they would all lie in autumn 1970
+        if days.any():  # read as seconds, all of them would be days of autumn 1970
             first = int(np.argmax(days))
             kind = "timestamp of eight digits, read as a date"
             self._problems.add(kind, int(line[first]), time[first], int(days.sum()), kept=True)
@@ -131,10 +135,10 @@ class RatingColumns:
 
 
 class ItemTable:
-    """Collects what an item file says: one title and more cells by item token.
+    """Collects an item file: for each item token a title and other cells.
 
     Args:
-        columns: names of the other cells; made unlike each other and `title` and `item_id`.
+        columns: the names of the other cells; a number is added to one that repeats another, `title` or `item_id`.
     """
 
     def __init__(self, problems: FileProblems, columns: Sequence[str]) -> None:
@@ -147,7 +151,7 @@ class ItemTable:
         self._rows: dict[str, list[str]] = {}
 
     def add(self, line: int, token: str, title: str, *others: str) -> None:
-        """One item; of two with the same token the first is taken."""
+        """Add one item; a second one with the same token is a problem and is left out."""
         cells = [one_line(cell) for cell in (title, *others)]
         if cells[0] != title.strip():
             self._problems.add("title with tabs, newlines or bytes that are no text", line, title, kept=True)
@@ -157,25 +161,25 @@ class ItemTable:
             self._rows[one_word(token)] = cells
 
     def finish(self) -> pd.DataFrame:
-        """The table by item token. Raises DataError where there is no item."""
+        """Return the table by item token. Raises DataError if there is no item."""
         if not self._rows:
-            raise DataError(f"{self._problems.path} names no item ({self._problems}): is it empty, or another file?")
+            raise DataError(f"{self._problems.path} names no item ({self._problems}): is it empty, or the wrong file?")
         return pd.DataFrame.from_dict(self._rows, orient="index", columns=self._names)
 
 
 def in_chunks(rows: Iterator[T]) -> Iterator[list[T]]:
-    """Lists of rows, none empty."""
+    """Yield the rows in lists, none of them empty."""
     while chunk := list(islice(rows, _CHUNK)):
         yield chunk
 
 
 def one_line(text: str) -> str:
-    """A cell of an atomic file: tabs, newlines and their like become one space, what is no text a question mark."""
+    """Return a text as a cell of an atomic file: white space becomes one space, an unreadable byte a question mark."""
     return " ".join(_NO_TEXT.sub("?", text).split())
 
 
 def one_word(token: str) -> str:
-    """An id as one word, since a space separates the ids of `item_id_list`."""
+    """Return an id as one word, because a space separates the ids of `item_id_list`."""
     return _SPACE.sub(lambda space: f"%{ord(space[0]):02X}", _NO_TEXT.sub("?", token))
 
 
@@ -183,9 +187,11 @@ def _is_no_text(user: str, item: str) -> bool:
     return _NO_TEXT.search(user) is not None or _NO_TEXT.search(item) is not None
 
 
-def _numbers(cells: Any) -> Array:
+def _numbers(cells: Sequence[str]) -> Array:
+    """Return the cells as floats; nan where one is not a number."""
     return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
 
 
-def _codes(tokens: Sequence[str], keep: Array, known: dict[str, int]) -> Array:
-    return np.fromiter((known.setdefault(tokens[place], len(known)) for place in keep), np.int32, len(keep))
+def _codes(tokens: Sequence[str], keep: Array, codes: dict[str, int]) -> Array:
+    """Return the codes of the tokens at the indices `keep`; a new token gets the next code and enters `codes`."""
+    return np.fromiter((codes.setdefault(tokens[place], len(codes)) for place in keep), np.int32, len(keep))

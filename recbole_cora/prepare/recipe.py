@@ -1,13 +1,12 @@
-"""From raw columns to the rows of a dataset: label, split, order and histories, and the files that hold them."""
+"""Turn raw columns into the rows of a dataset: label, split, order and histories. Write them to files."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,12 +29,12 @@ from recbole_cora.prepare.raw import Raw
 
 log = logging.getLogger()
 
-#: Changes whenever the same raw files and options would give other bytes.
+#: Increased whenever the same raw files and options would give other bytes.
 VERSION = 1
-#: Liked items that a row's `item_id_list` holds at most: RecBole's own MAX_ITEM_LIST_LENGTH, which it does not cut to.
+#: The most liked items in a row's `item_id_list`: RecBole's own MAX_ITEM_LIST_LENGTH, to which it does not cut lists.
 HISTORY_ITEMS = 50
-#: The list of a row without history. RecBole's sequential models fail on an empty list; a no-break space is one token
-#: to RecBole, no item of the dataset, and nothing at all to Python's `split()`.
+#: The list of a row without history. RecBole's sequential models fail on an empty list. To RecBole a no-break space is
+#: one token, which is no item of the dataset; Python's `split()` drops it.
 NO_HISTORY = "\u00a0"
 
 
@@ -44,13 +43,15 @@ class Recipe:
     """How rows are labelled and split.
 
     Attributes:
-        name: of the dataset.
-        like: label 1 where the rating is at least this.
-        boundaries: UTC dates; with four, train, valid and test are the half-open windows between them; with three, the
-            last window, sorted by time, is halved into valid and test. Or:
-        shares: of train, valid and test, in time; `per_user` cuts each user's rows, else all rows at two moments.
-        more_than: users and items with more rows than this are kept, counted once, before anything is dropped.
-        drop_repeats: of rows with the same user, item and timestamp only the first is kept.
+        name: the dataset's name.
+        like: a rating of at least this gets label 1.
+        boundaries: UTC dates. With four, train, valid and test are the half-open windows between them. With three, the
+            last window, sorted by time, is halved into valid and test. Without any, `shares` decides.
+        shares: the shares of train, valid and test, in order of time.
+        per_user: apply `shares` to each user's rows; False cuts all rows at the same two moments.
+        more_than: keep users and items with more rows than this. Rows are counted once, inside the windows and before
+            repeats are dropped.
+        drop_repeats: keep only the first of rows with the same user, item and timestamp.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Recipe:
     drop_repeats: bool = True
 
     def split(self, user: Array, time: Array) -> Array:
-        """Split codes of rows in order; NO_SPLIT outside the windows."""
+        """Return the split codes of rows that are in order; NO_SPLIT outside the windows."""
         if not self.boundaries:
             shares = self.shares or (0.8, 0.1, 0.1)
             return split_each_user(user, shares) if self.per_user else split_all_in_time(time, shares)
@@ -75,7 +76,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in order, columns as in `Ratings`, with codes into the raw tokens."""
+    """The rows of a dataset in order. Columns are as in `Ratings`, with codes of the raw tokens."""
 
     user: Array
     item: Array
@@ -88,75 +89,134 @@ class Rows:
     history_end: Array
 
 
+@dataclass(frozen=True)
+class SplitCounts:
+    """What one split holds.
+
+    Attributes:
+        liked: the share of rows with label 1.
+        uauc_users: users with rows of both labels.
+        warm: rows whose user and item are in train.
+        warm_at_least_3: rows whose user and item have at least 3 train rows each.
+    """
+
+    rows: int
+    users: int
+    items: int
+    liked: float
+    uauc_users: int
+    warm: int
+    warm_at_least_3: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `<name>.prepared.json` holds.
+
+    Attributes:
+        version: VERSION of this module.
+        splits: counts by split.
+        raw_rows: usable rows of the raw files.
+        raw_files, files: checksums by name of what was read and written.
+        problems: by file and kind.
+    """
+
+    recipe: Recipe
+    version: int
+    history_items: int
+    users: int
+    items: int
+    splits: dict[str, SplitCounts]
+    raw_rows: int
+    raw_files: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the counts in one line for the screen."""
+        rows = " / ".join(f"{counts.rows:,}" for counts in self.splits.values())
+        return f"{rows} rows (train / valid / test), {self.users:,} users, {self.items:,} items"
+
+
 def make_rows(raw: Raw, recipe: Recipe) -> Rows:
-    """Apply the recipe. Raises DataError that names each split that would be empty, and train or valid of one class."""
-    kept = np.arange(len(raw.user))
+    """Apply the recipe. Raises DataError that names each empty split, and train or valid if it has one class only."""
+    rows = np.arange(len(raw.user))
     if recipe.boundaries:
-        kept = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
-    if recipe.more_than and len(kept):
-        often = [np.bincount(column[kept]) > recipe.more_than for column in (raw.user, raw.item)]
-        kept = kept[often[0][raw.user[kept]] & often[1][raw.item[kept]]]
-    kept = kept[order_of_rows(raw.user[kept], raw.time[kept], raw.item[kept])]
-    same = [np.diff(column[kept], prepend=-1) == 0 for column in (raw.user, raw.item, raw.time)]
-    repeat = np.logical_and.reduce(same)
-    if repeat.any():
-        first = kept[repeat].min()
-        what = f"user {raw.user_tokens[raw.user[first]]}, item {raw.item_tokens[raw.item[first]]}"
-        kind, kept_too = "same user, item and timestamp again", not recipe.drop_repeats
-        raw.problems.add(kind, int(raw.line[first]), what, int(repeat.sum()), kept=kept_too)
+        rows = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
+    if recipe.more_than and len(rows):
+        frequent = [np.bincount(column[rows]) > recipe.more_than for column in (raw.user, raw.item)]
+        rows = rows[frequent[0][raw.user[rows]] & frequent[1][raw.item[rows]]]
+    rows = rows[order_of_rows(raw.user[rows], raw.time[rows], raw.item[rows])]
+    repeats = _repeats(raw, rows, recipe.drop_repeats)
     if recipe.drop_repeats:
-        kept = kept[~repeat]
-    user, item, time = raw.user[kept], raw.item[kept], raw.time[kept]
+        rows = rows[~repeats]
+    user, item, time = raw.user[rows], raw.item[rows], raw.time[rows]
     split = recipe.split(user, time)
+    label = (raw.rating[rows] >= recipe.like).astype(np.float32)
+    raise_all(_split_problems(raw, recipe, split, label), DataError)
+    return Rows(user, item, raw.rating[rows], time, label, split, *histories(user, item, label))
+
+
+def _repeats(raw: Raw, rows: Array, dropped: bool) -> Array:
+    """Return a mask of the rows that repeat user, item and timestamp of the row before; count them as a problem."""
+    same = [np.diff(column[rows], prepend=-1) == 0 for column in (raw.user, raw.item, raw.time)]
+    repeats: Array = np.logical_and.reduce(same)
+    if repeats.any():
+        first = rows[repeats].min()
+        example = f"user {raw.user_tokens[raw.user[first]]}, item {raw.item_tokens[raw.item[first]]}"
+        kind = "same user, item and timestamp again"
+        raw.problems.add(kind, int(raw.line[first]), example, int(repeats.sum()), kept=not dropped)
+    return repeats
+
+
+def _split_problems(raw: Raw, recipe: Recipe, split: Array, label: Array) -> list[str]:
+    """Return what is wrong with the splits: empty ones, and train or valid with one class only."""
     problems = []
     if empty := [name for code, name in enumerate(SPLITS) if not (split == code).any()]:
         problems.append(
-            f"the {' and the '.join(empty)} split of {recipe.name} would be empty ({len(kept):,} of "
+            f"the {' and the '.join(empty)} split of {recipe.name} would be empty ({len(split):,} of "
             f"{len(raw.user):,} rows are left); change the split, or check that this is the right file"
         )
-    label = (raw.rating[kept] >= recipe.like).astype(np.float32)
     for code, name in enumerate(SPLITS[:2]):
-        liked = label[split == code]
-        if len(liked) and liked.min() == liked.max():
-            what = "liked" if liked[0] else "disliked"
+        labels = label[split == code]
+        if len(labels) and labels.min() == labels.max():
+            taste = "liked" if labels[0] else "disliked"
             problems.append(
-                f"every {name} row of {recipe.name} would be {what} (rating >= {recipe.like:g}); change --like"
+                f"every {name} row of {recipe.name} would be {taste} (rating >= {recipe.like:g}); change --like"
             )
-    raise_all(problems, DataError)
-    return Rows(user, item, raw.rating[kept], time, label, split, *histories(user, item, label))
+    return problems
 
 
-def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str, Any]:
+def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> Summary:
     """Write `<name>.{train,valid,test}.inter`, `<name>.item` and `<name>.prepared.json` into `out`, all or none.
 
-    Returns:
-        What the JSON holds: counts by split, the recipe, checksums of what was read and written, problems.
-
     Raises:
-        DataError: an empty split, or the files cannot be written.
+        DataError: a split cannot be used (see `make_rows`), or the files cannot be written.
     """
     rows = make_rows(raw, recipe)
     files = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
     if raw.items is not None:
         files[f"{recipe.name}.item"] = iter(_items(raw, raw.items, rows))
-    summary = {
-        "recipe": asdict(recipe),
-        "version": VERSION,
-        "history_items": HISTORY_ITEMS,
-        "users": len(np.unique(rows.user)),
-        "items": len(np.unique(rows.item)),
-        "splits": {split: _counts(rows, code) for code, split in enumerate(SPLITS)},
-        "raw_rows": len(raw.user),
-        "raw_files": {path.name: _sha256(path) for path in raw.files},
-    }
+    summary = Summary(
+        recipe=recipe,
+        version=VERSION,
+        history_items=HISTORY_ITEMS,
+        users=len(np.unique(rows.user)),
+        items=len(np.unique(rows.item)),
+        splits={split: _counts(rows, code) for code, split in enumerate(SPLITS)},
+        raw_rows=len(raw.user),
+        raw_files={path.name: _sha256(path) for path in raw.files},
+    )
 
     def fill(folder: Path) -> None:
+        nonlocal summary
         for name, lines in files.items():
             with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(lines)
-        summary["files"] = {name: _sha256(folder / name) for name in files}
-        summary["problems"] = problems.as_json()
-        (folder / f"{recipe.name}.prepared.json").write_text(json_text(summary), encoding="utf-8", newline="\n")
+        checksums = {name: _sha256(folder / name) for name in files}
+        summary = replace(summary, files=checksums, problems=problems.as_json())
+        text = json_text(asdict(summary))
+        (folder / f"{recipe.name}.prepared.json").write_text(text, encoding="utf-8", newline="\n")
 
     try:
         replace_files(out, fill, stale=[f"{recipe.name}.item"])
@@ -167,6 +227,7 @@ def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> dict[str
 
 
 def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
+    """Yield the lines of a split's `.inter` file."""
     tokens = raw.item_tokens
     yield "user_id:token\titem_id:token\trating:float\ttimestamp:float\tlabel:float\titem_id_list:token_seq\n"
     for row in np.flatnonzero(rows.split == code).tolist():
@@ -179,33 +240,36 @@ def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
 
 
 def _items(raw: Raw, items: pd.DataFrame, rows: Rows) -> list[str]:
-    """Every item of the rows, in order of first appearance: RecBole drops rows of an item that it finds no line for."""
+    """Return the lines of the `.item` file, in order of first appearance.
+
+    Every item of the rows gets one, because RecBole drops the rows of an item without a line.
+    """
     codes = np.unique(rows.item)
-    known = items.reindex([raw.item_tokens[code] for code in codes]).fillna("")
-    untitled = (known["title"] == "").to_numpy()
+    table = items.reindex([raw.item_tokens[code] for code in codes]).fillna("")
+    untitled = (table["title"] == "").to_numpy()
     if untitled.any():
         first = codes[untitled][0]
         line, count = int(raw.line[np.argmax(raw.item == first)]), int(untitled.sum())
         raw.problems.add("item without a title", line, raw.item_tokens[first], count, kept=True)
     header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in items.columns)]
-    return ["\t".join(row) + "\n" for row in (header, *known.itertuples(index=True, name=None))]
+    return ["\t".join(row) + "\n" for row in (header, *table.itertuples(index=True, name=None))]
 
 
-def _counts(rows: Rows, code: int) -> dict[str, Any]:
+def _counts(rows: Rows, code: int) -> SplitCounts:
     here = rows.split == code
     user, label = rows.user[here], rows.label[here]
     likes, count = np.bincount(user, label), np.bincount(user)
-    counts = {
-        "rows": int(here.sum()),
-        "users": len(np.unique(user)),
-        "items": len(np.unique(rows.item[here])),
-        "liked": round(float(label.mean()), 4),
-        "uauc_users": int(((likes > 0) & (likes < count)).sum()),
-    }
-    for least, name in ((1, "warm"), (3, "warm_at_least_3")):
-        warm = warm_rows(rows.user, rows.item, rows.split == SPLITS.index("train"), least)
-        counts[name] = int((warm & here).sum())
-    return counts
+    train = rows.split == SPLITS.index("train")
+    warm, warm_at_least_3 = (warm_rows(rows.user, rows.item, train, least) & here for least in (1, 3))
+    return SplitCounts(
+        rows=int(here.sum()),
+        users=len(np.unique(user)),
+        items=len(np.unique(rows.item[here])),
+        liked=round(float(label.mean()), 4),
+        uauc_users=int(((likes > 0) & (likes < count)).sum()),
+        warm=int(warm.sum()),
+        warm_at_least_3=int(warm_at_least_3.sum()),
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -214,9 +278,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def counts_line(summary: dict[str, Any]) -> str:
-    """One line for the screen."""
-    rows = " / ".join(f"{part['rows']:,}" for part in summary["splits"].values())
-    return f"{rows} rows (train / valid / test), {summary['users']:,} users, {summary['items']:,} items"

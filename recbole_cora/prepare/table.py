@@ -1,11 +1,11 @@
-"""A user's own ratings and items: CSV or TSV files, gzipped or not, with a header."""
+"""Read a user's own ratings and items: CSV or TSV files with a header, gzipped or not."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,10 @@ from recbole_cora.prepare.lines import lines_of
 from recbole_cora.prepare.problems import FileProblems, Problems
 from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
 
-#: Names that a column is looked for under, where none is given; compared in lower case.
+if TYPE_CHECKING:
+    from _csv import Reader
+
+#: The names that identify a column for which the user gives no name; compared in lower case.
 GUESSES = {
     "user": ("user_id", "userid", "user", "uid", "reviewerid", "customer_id", "session_id"),
     "item": ("item_id", "itemid", "item", "iid", "movieid", "movie_id", "book_id", "isbn", "asin", "product_id"),
@@ -34,67 +37,73 @@ def read(
     separator: str | None = None,
     show_progress: bool = True,
 ) -> Raw:
-    """Ratings and item table.
+    """Return the ratings and the item table.
 
     Args:
-        columns: names of the `user`, `item`, `rating`, `time` and `title` columns; None is looked for (GUESSES).
-        separator: between cells; None: a tab for `.tsv` and where the header has one, else a semicolon or comma.
+        columns: the names of the `user`, `item`, `rating`, `time` and `title` columns; None: find it by GUESSES.
+        separator: between cells. None: a tab if the file is a `.tsv` or its header has one, else a semicolon or comma.
 
     Raises:
-        DataError: files or columns are missing (all are named), an impossible separator, or no usable row.
+        DataError: files or columns are missing (all are named), the separator is impossible, or no row is usable.
     """
     columns = columns or {}
     raise_all(mistakes(ratings, items, columns, separator), DataError)
-    known = RatingColumns(problems.of(ratings))
+    collected = RatingColumns(problems.of(ratings))
     table = _Table(ratings, separator, problems.of(ratings), show_progress)
     places = [table.column(what, columns.get(what)) for what in _RATING_COLUMNS]
     for chunk in in_chunks(table.rows(several_lines=False)):
         user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
-        known.add(np.array([line for line, _ in chunk]), user, item, rating, time)
+        collected.add(np.array([line for line, _ in chunk]), user, item, rating, time)
     if items is None:
-        return known.finish(None, {}, [ratings])
+        return collected.finish(None, {}, [ratings])
     frame = _items(_Table(items, separator, problems.of(items), show_progress=False), problems.of(items), columns)
-    return known.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
+    return collected.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
 
 
 def mistakes(
     ratings: Path, items: Path | None, columns: dict[str, str | None], separator: str | None = None
 ) -> list[str]:
-    """Say all that the headers of both files show to be wrong; arguments as of `read`."""
-    found = []
+    """Return every mistake that the headers of both files reveal; the arguments are those of `read`."""
+    problems = []
     for path, needed in ((ratings, _RATING_COLUMNS), (items, _ITEM_COLUMNS)):
         if path is None:
             continue
-        if path.exists() and not path.is_file():  # a pipe could be read only once, /dev/zero for ever
-            found.append(f"{path} is not a file; expected one that holds a header line and rows")
+        if path.exists() and not path.is_file():  # a pipe can be read only once, /dev/zero forever
+            problems.append(f"{path} is not a file; expected one that holds a header line and rows")
             continue
         try:
             table = _Table(path, separator, FileProblems(path, strict=False), show_progress=False)
         except CoraError as error:
-            found.append(str(error))
+            problems.append(str(error))
             continue
         for what in needed:
             try:
                 table.column(what, columns.get(what))
             except DataError as error:
-                found.append(str(error))
-    return list(dict.fromkeys(found))
+                problems.append(str(error))
+    return list(dict.fromkeys(problems))
 
 
 def _items(table: _Table, problems: FileProblems, columns: dict[str, str | None]) -> pd.DataFrame:
+    """Return the item table; columns other than the item and its title are kept too."""
     item, title = (table.column(what, columns.get(what)) for what in _ITEM_COLUMNS)
     others = [place for place in range(len(table.header)) if place not in (item, title)]
-    found = ItemTable(problems, [table.header[place] for place in others])
+    collected = ItemTable(problems, [table.header[place] for place in others])
     for line, row in table.rows(several_lines=True):
-        found.add(line, row[item], row[title], *(row[place] for place in others))
-    return found.finish()
+        collected.add(line, row[item], row[title], *(row[place] for place in others))
+    return collected.finish()
+
+
+class _Tabs(csv.excel):
+    """The format of tab-separated files: quotes are ordinary characters, as in RecBole's own files."""
+
+    quoting = csv.QUOTE_NONE
 
 
 class _Table:
-    """A delimited file: its header, and its rows with line numbers; what is wrong with a row goes to `problems`.
+    """A delimited file: its header, and its rows with line numbers. Problems of rows go to `problems`.
 
-    A byte that is not UTF-8 becomes a lone surrogate, which is no text: such ids and titles are noted where they are
-    collected.
+    A byte that is not UTF-8 becomes a lone surrogate. `RatingColumns` and `ItemTable` count ids and titles with one.
     """
 
     def __init__(self, path: Path, separator: str | None, problems: FileProblems, show_progress: bool) -> None:
@@ -107,54 +116,55 @@ class _Table:
         separator = "\t" if separator == "\\t" else separator
         if len(separator) != 1 or separator in '"\r\n' or not separator.isascii() or separator.isalnum():
             raise SettingError(f"the separator is {separator!r}; expected one character such as , or ; or \\t")
-        # In a tab-separated file quotes are ordinary letters, as in RecBole's own files; elsewhere they quote.
-        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-        self._format: dict[str, Any] = {"delimiter": separator, "strict": True, "quoting": quoting}
-        self._texts = texts
+        self._separator, self._texts = separator, texts
         try:
-            self.header = next(csv.reader([first], **self._format), [])
+            self.header = next(self._parse([first]), [])
         except csv.Error as error:
             raise DataError(f"{path} is not readable as CSV ({error}); expected a header line and rows") from None
         if not self.header:
             raise DataError(f"{path} is empty; expected a header line and rows")
-        self._shown = ascii(", ".join(self.header))[1:201]
+        self._columns = ascii(", ".join(self.header))[1:201]
+
+    def _parse(self, texts: Iterable[str]) -> Reader:
+        dialect = _Tabs if self._separator == "\t" else csv.excel
+        return csv.reader(texts, dialect, delimiter=self._separator, strict=True)
 
     def column(self, what: str, name: str | None) -> int:
-        """The place of a column, by its name or by guess."""
+        """Return the index of a column, found by its name or by GUESSES. Raises DataError if there is none."""
         if name is not None:
             if name not in self.header:
                 near = nearest(name, self.header)
-                raise DataError(f"{self._path} has no column '{name}'{near} (it has {self._shown})")
+                raise DataError(f"{self._path} has no column '{name}'{near} (it has {self._columns})")
             return self.header.index(name)
         plain = [cell.split(":")[0].strip().lower() for cell in self.header]
         place = next((plain.index(guess) for guess in GUESSES[what] if guess in plain), None)
         if place is None:
-            raise DataError(f"{self._path} has the columns {self._shown}; name the {what}'s with --{what}-column=")
+            raise DataError(f"{self._path} has the columns {self._columns}; name the {what}'s with --{what}-column=")
         return place
 
     def rows(self, several_lines: bool) -> Iterator[tuple[int, list[str]]]:
-        """Rows with as many cells as the header, with the line where they begin.
+        """Yield the rows that have as many cells as the header, each with the number of its first line.
 
         Args:
-            several_lines: whether a quoted cell may go over several lines. Where not, each line is read for itself, so
-                that a quote that is never closed costs one row, not the rest of the file.
+            several_lines: a quoted cell may span several lines. If False, each line is read on its own, so that a
+                missing closing quote costs one row and not the rest of the file.
         """
         width = len(self.header)
-        for line, row in self._over_lines() if several_lines else self._line_by_line():
+        for line, row in self._across_lines() if several_lines else self._line_by_line():
             if row and len(row) != width:
-                self._problems.add(f"{len(row)} cells instead of {width}", line, self._format["delimiter"].join(row))
+                self._problems.add(f"{len(row)} cells instead of {width}", line, self._separator.join(row))
             elif row:
                 yield line, row
 
     def _line_by_line(self) -> Iterator[tuple[int, list[str]]]:
         for line, text in enumerate(self._texts, start=2):
             try:
-                yield line, next(csv.reader([text], **self._format), [])
+                yield line, next(self._parse([text]), [])
             except csv.Error as error:
                 self._problems.add(f"not readable as CSV ({error})", line, text.strip())
 
-    def _over_lines(self) -> Iterator[tuple[int, list[str]]]:
-        reader = csv.reader(self._texts, **self._format)
+    def _across_lines(self) -> Iterator[tuple[int, list[str]]]:
+        reader = self._parse(self._texts)
         while True:
             line = reader.line_num + 2
             try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -15,85 +15,94 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_cora.errors import SettingError, WriteError, raise_all
-from recbole_cora.files import check_writable, held, write_json
+from recbole_cora.files import check_writable, held
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.commands import TuneOptions, split_options
-from recbole_cora.settings.kinds import defaults_of, settings_of_group
 from recbole_cora.settings.reading import parse_arguments, read_yaml
 from recbole_cora.settings.resolve import resolve
 from recbole_cora.settings.restore import resolve_run
 from recbole_cora.summary import METRICS
-from recbole_cora.tune.search import search
-from recbole_cora.tune.space import Draw, draw_all, read_space, wrong_draws
-from recbole_cora.tune.trials import DONE, ENDED, best_first, read_trials, table, write_trials
+from recbole_cora.tune.records import (
+    BestTrial,
+    Resources,
+    Search,
+    SearchReport,
+    TrialRecord,
+    Values,
+    holds_search,
+    read_search,
+    write_search,
+)
+from recbole_cora.tune.report import table, write_report
+from recbole_cora.tune.search import run_search
+from recbole_cora.tune.space import draw_all, read_space, wrong_draws
+from recbole_cora.tune.trials import DONE, ENDED, read_trials
 
-_ABOUT = "tune.json"
-_SIZES = ("num_samples", "jobs", "cpus", "gpus")
-#: Options that say what a search is; a resumed one has them already.
-_FIXED = ("model", "dataset", "config_files", "space", "search", "scheduler", "out")
+#: Options that define a search; a resumed one has them already.
+_DEFINING = ("model", "dataset", "config_files", "space", "search", "scheduler", "out")
 
 
 def tune_command(arguments: list[str]) -> None:
-    """Search, write what was found, print the table and the folder.
+    """Search, write the report, then print its table and the folder.
 
     Raises:
-        SettingError: what is to be searched cannot be, or no trial has finished.
+        SettingError: something is wrong with the request, or no trial has finished.
         WriteError: the search's folder cannot be written.
-        Stopped: Ctrl-C, SIGTERM or SIGHUP came; what is done is kept.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP came; the search can be resumed.
     """
-    own, options, problems = split_options(TuneOptions, parse_arguments(arguments))
+    values, settings, problems = split_options(TuneOptions, parse_arguments(arguments))
     raise_all(problems, SettingError)
-    folder = _folder(own, options)
-    begun = _new(own, options) if own["resume"] is None else None
+    options = TuneOptions(**values)
+    folder = _folder(options)
+    new = _new_search(options, settings) if options.resume is None else None
     check_writable(folder, "give another --out=")
     with held(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
-        told, space = begun or _begun(own, options, folder)
-        write_json(folder / _ABOUT, {**told, "space": {key: [draw.kind, draw.values] for key, draw in space.items()}})
+        search = new or _earlier_search(options, settings, folder)
+        write_search(folder, search)
         try:
-            os.chdir(told["at"])
+            os.chdir(search.working_dir)
         except OSError as error:
-            raise SettingError(f"the search was begun in {told['at']}, which is gone ({error.strerror})") from None
-        told = _with_machine(told)
-        _share_frozen_work(told)
-        page = {**told, "space": list(space), "trials": read_trials(folder), "best": None}
+            raise SettingError(
+                f"the search was started in {search.working_dir}, which cannot be entered any more ({error.strerror})"
+            ) from None
+        resources = _resources(search)
+        _make_frozen_parts(search, resources)
+        report = SearchReport(search, resources, read_trials(folder))
         started = perf_counter()
-        with _shown(page, folder):
-            search(told, space, folder, address=own["address"])
-        page["seconds"] = round(perf_counter() - started, 1)
-        reached = ((trial, _weights(folder, trial)) for trial in best_first(page) if trial["status"] in DONE)
-        best, kept = next((pair for pair in reached if pair[1]), (None, None))
-        if best is None or kept is None:
-            raise SettingError(f"no trial has finished; why stands in {folder / 'trials.md'}")
-        page["best"] = _tested(told, best, kept, folder)
-        write_trials(folder, page)
-    print("\n".join(["", *table(page), str(folder)]))
+        with _progress(report, folder):
+            run_search(search, resources, folder, address=options.address)
+        report = replace(report, trials=read_trials(folder), seconds=round(perf_counter() - started, 1))
+        report = replace(report, best=_score_best(report, folder))
+        write_report(folder, report)
+    print("\n".join(["", *table(report), str(folder)]))
 
 
 @contextmanager
-def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
-    """While it lasts, `page["trials"]` follows what the trials note, on the screen; in files, each time one ends."""
-    done = threading.Event()
+def _progress(report: SearchReport, folder: Path) -> Iterator[None]:
+    """Show the trials' progress on the screen while the context lasts, and write the report each time one ends."""
+    search, done = report.search, threading.Event()
 
     def follow() -> None:
         written = -1
         while True:
             last = done.wait(2.0)
-            page["trials"] = read_trials(folder)
-            ended = sum(trial["status"] in ENDED for trial in page["trials"])
-            if page["trials"] and (last or ended != written):
-                with suppress(WriteError):  # a full disk: the end writes them again, and says so
-                    write_trials(folder, page)
+            current = replace(report, trials=read_trials(folder))
+            ended = sum(trial.status in ENDED for trial in current.trials)
+            if current.trials and (last or ended != written):
+                with suppress(WriteError):  # on a full disk; the report at the end raises it
+                    write_report(folder, current)
                     written = ended
-            if any(trial["best"] is not None for trial in page["trials"]):
-                bar.set_postfix_str(f"best valid {page['metric']} {best_first(page)[0]['best']:.4f}", refresh=False)
+            best = current.best_first()[0].best if current.trials else None
+            if best is not None:
+                bar.set_postfix_str(f"best valid {search.metric} {best:.4f}", refresh=False)
             bar.n = ended
             bar.refresh()
             if last:
                 return
 
-    with tqdm(desc="search", unit="trial", total=len(page["drawn"]) or page["num_samples"]) as bar:
+    with tqdm(desc="search", unit="trial", total=len(search.planned) or search.num_samples) as bar:
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:
@@ -103,88 +112,81 @@ def _shown(page: dict[str, Any], folder: Path) -> Iterator[None]:
             thread.join()
 
 
-def _folder(own: dict[str, Any], options: dict[str, Any]) -> Path:
-    """Of the search: one that is there where it is to be gone on with, else one that holds no search yet."""
-    if own["resume"] is not None:
-        folder = Path(own["resume"]).resolve()
-        if not _holds_search(folder):
-            raise SettingError(f"{folder} holds no search to go on with; give the folder of an earlier one")
+def _folder(options: TuneOptions) -> Path:
+    """Return the search folder: an existing one when resuming, otherwise one without a search."""
+    if options.resume is not None:
+        folder = Path(options.resume).resolve()
+        if not holds_search(folder):
+            raise SettingError(f"{folder} holds no search to resume; give the folder of an earlier search")
         return folder
     time = f"{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(own["out"] or f"tune/{own['model']}-{own['dataset']}-{time}").resolve()
-    if _holds_search(folder):
-        raise SettingError(f"{folder} holds a search already; go on with --resume={folder}, or give another --out=")
+    folder = Path(options.out or f"tune/{options.model}-{options.dataset}-{time}").resolve()
+    if holds_search(folder):
+        raise SettingError(f"{folder} already holds a search; resume it with --resume={folder}, or give another --out=")
     return folder
 
 
-def _holds_search(folder: Path) -> bool:
-    try:
-        return (folder / _ABOUT).is_file()
-    except OSError:  # a name that is too long
-        return False
-
-
-def _new(own: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Draw]]:
-    """What the search is about, and its space; checked before anything long."""
+def _new_search(options: TuneOptions, settings: Values) -> Search:
+    """Return the search that the command line describes. Raises SettingError before anything long is done."""
     fixed: dict[str, Any] = {}
-    for file in own["config_files"]:
+    for file in options.config_files:
         fixed |= read_yaml(Path(file))
-    fixed |= options
-    model, dataset = own["model"] or fixed.pop("model", None), own["dataset"] or fixed.pop("dataset", None)
+    fixed |= settings
+    model, dataset = options.model or fixed.pop("model", None), options.dataset or fixed.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    settings = resolve(model, dataset, fixed)
-    space = read_space(own["space"])
-    raise_all(wrong_draws(space, settings), SettingError)
-    metric = settings["valid_metric"].lower()
+    resolved = resolve(model, dataset, fixed)
+    space = read_space(options.space)
+    raise_all(wrong_draws(space, resolved), SettingError)
+    metric = resolved["valid_metric"].lower()
     if metric not in METRICS:
-        raise SettingError(f"valid_metric is {settings['valid_metric']}; a search goes by AUC, UAUC or LogLoss")
-    told = {
-        "model": model, "dataset": dataset, "metric": metric, "bigger": metric != "logloss", "fixed": fixed,
-        "at": str(Path.cwd()), "seed": settings["seed"], "epochs": settings["epochs"], "search": own["search"],
-        "scheduler": own["scheduler"],
-    }  # fmt: skip
-    return _drawn({**told, **_sizes(own, {"num_samples": 8, "jobs": 1, "cpus": None, "gpus": None})}, space), space
+        raise SettingError(f"valid_metric is {resolved['valid_metric']}; a search compares AUC, UAUC or LogLoss")
+    search = Search(
+        model=model, dataset=dataset, metric=metric, higher_is_better=metric != "logloss", fixed=fixed,
+        working_dir=str(Path.cwd()), seed=resolved["seed"], epochs=resolved["epochs"], method=options.search,
+        scheduler=options.scheduler, num_samples=8, jobs=1, cpus=None, gpus=None, space=space, planned={},
+    )  # fmt: skip
+    return _with_sizes(search, options)
 
 
-def _begun(own: dict[str, Any], options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Draw]]:
-    """The same of a search that was begun before; its sizes may change."""
-    defaults = defaults_of(settings_of_group(TuneOptions))
-    others = [*options, *(key for key in _FIXED if own[key] != defaults[key])]
-    if others:
-        raise SettingError(f"--resume goes on with the settings that {folder} was begun with; leave out --{others[0]}")
+def _earlier_search(options: TuneOptions, settings: Values, folder: Path) -> Search:
+    """Return the search of a folder, with the sizes that the command line changes.
+
+    Raises:
+        SettingError: the command line changes something else, or tune.json is damaged.
+    """
+    defaults = TuneOptions()
+    changes = [*settings, *(key for key in _DEFINING if getattr(options, key) != getattr(defaults, key))]
+    if changes:
+        raise SettingError(f"--resume keeps the settings that {folder} was started with; leave out --{changes[0]}")
     try:
-        told = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        space = {key: Draw(*draw) for key, draw in told["space"].items()}
-        return _drawn({**told, **_sizes(own, told)}, space), space
+        return _with_sizes(read_search(folder), options)
     except (OSError, ValueError, KeyError, TypeError):
-        raise SettingError(f"{folder / _ABOUT} is damaged; begin a new search") from None
+        raise SettingError(f"{folder / 'tune.json'} is damaged; start a new search") from None
 
 
-def _sizes(own: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """How many trials, how many at once, and what each is given (None: its share of this machine)."""
-    return {key: before[key] if own[key] is None else own[key] for key in _SIZES}
+def _with_sizes(search: Search, options: TuneOptions) -> Search:
+    """Return the search with the number of trials, the jobs and the resources of the options, and trials planned."""
+    sizes = {key: getattr(options, key) for key in ("num_samples", "jobs", "cpus", "gpus")}
+    search = replace(search, **{key: size for key, size in sizes.items() if size is not None})
+    can_plan = search.method in ("random", "grid")
+    planned = draw_all(search.space, search.method, search.num_samples, search.seed) if can_plan else {}
+    return replace(search, planned=planned)
 
 
-def _drawn(told: dict[str, Any], space: dict[str, Draw]) -> dict[str, Any]:
-    """`told`, with what its search draws beforehand."""
-    known = told["search"] in ("random", "grid")
-    return {**told, "drawn": draw_all(space, told["search"], told["num_samples"], told["seed"]) if known else {}}
-
-
-def _with_machine(told: dict[str, Any]) -> dict[str, Any]:
-    """`told`, with a trial's share of this machine where none was asked for, and the device that goes with it."""
+def _resources(search: Search) -> Resources:
+    """Return what each trial gets: what the options ask for, or an equal share of this machine."""
     import torch
 
-    cpus = told["cpus"] or max(1, (os.cpu_count() or 1) // told["jobs"])
-    gpus = told["gpus"]
+    cpus = search.cpus or max(1, (os.cpu_count() or 1) // search.jobs)
+    gpus = search.gpus
     if gpus is None:
-        gpus = min(1.0, int(100 * torch.cuda.device_count() / told["jobs"]) / 100)
-    return {**told, "cpus": cpus, "gpus": gpus, "device": {} if gpus else {"use_gpu": False}}
+        gpus = min(1.0, int(100 * torch.cuda.device_count() / search.jobs) / 100)
+    return Resources(cpus, gpus)
 
 
-def _share_frozen_work(told: dict[str, Any]) -> None:
-    """Make what every trial reads: prepared data, tokens, CF encoder, the tiny LLM. What it took is free afterwards."""
+def _make_frozen_parts(search: Search, resources: Resources) -> None:
+    """Make what all trials read: prepared data, tokens, CF encoder, the tiny LLM. Free the memory that this took."""
     from recbole_cora import metrics, repairs
     from recbole_cora.data.ratings import load_ratings
     from recbole_cora.parts.ready import ready_parts
@@ -195,25 +197,35 @@ def _share_frozen_work(told: dict[str, Any]) -> None:
 
     repairs.apply_all()
     metrics.register()
-    settings = resolve_run(told["model"], told["dataset"], {**told["fixed"], **told["device"]})
+    settings = resolve_run(search.model, search.dataset, {**search.fixed, **resources.settings})
     if "llm" in settings.needs:
         settings, *_ = with_llm(settings)
     config = CoraConfig(model_class(settings.model), settings.dataset, settings=settings)
-    prepare_by_itself(told["dataset"], Path(config["data_path"]), True)
-    ready_parts(config, load_ratings(Path(config["data_path"]), told["dataset"], config.final_config_dict))
+    prepare_by_itself(search.dataset, Path(config["data_path"]), True)
+    ready_parts(config, load_ratings(Path(config["data_path"]), search.dataset, config.final_config_dict))
     free_memory()
 
 
-def _weights(folder: Path, trial: dict[str, Any]) -> Path | None:
-    """The folder of a trial's best weights; None where it was stopped before it kept any."""
-    return next((path.parent for path in (folder / "trials" / trial["name"]).glob("*/model.safetensors")), None)
+def _weights_folder(folder: Path, trial: TrialRecord) -> Path | None:
+    """Return the folder of a trial's best weights; None if it was stopped before it saved any."""
+    return next((path.parent for path in (folder / "trials" / trial.name).glob("*/model.safetensors")), None)
 
 
-def _tested(told: dict[str, Any], best: dict[str, Any], kept: Path, folder: Path) -> dict[str, Any]:
-    """The best trial, its weights loaded, scored on the valid and test rows."""
+def _score_best(report: SearchReport, folder: Path) -> BestTrial:
+    """Load the weights of the best trial that is done and has some, and score them on the valid and test rows.
+
+    Raises:
+        SettingError: there is no such trial.
+    """
     from recbole_cora.quick_start import run
 
-    own = {"checkpoint": str(kept), "checkpoint_dir": str(folder / "best"), "references": False}
-    result = run(told["model"], told["dataset"], {**told["fixed"], **best["settings"], **told["device"], **own})
-    settings = {**told["fixed"], **best["settings"]}
-    return {"name": best["name"], "settings": settings, "valid": result["valid"], "test": result["test"]}
+    search = report.search
+    done = [trial for trial in report.best_first() if trial.status in DONE]
+    candidates = ((trial, _weights_folder(folder, trial)) for trial in done)
+    best, weights = next(((trial, weights) for trial, weights in candidates if weights), (None, None))
+    if best is None:
+        raise SettingError(f"no trial has finished; {folder / 'trials.md'} gives the reasons")
+    settings = {**search.fixed, **best.settings}
+    paths = {"checkpoint": str(weights), "checkpoint_dir": str(folder / "best"), "references": False}
+    result = run(search.model, search.dataset, {**settings, **report.resources.settings, **paths})
+    return BestTrial(best.name, settings, result["valid"], result["test"])

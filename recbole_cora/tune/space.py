@@ -1,4 +1,4 @@
-"""A space of settings: a YAML that says of each setting how it is drawn."""
+"""The search space: a YAML that names settings and how each is drawn."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ DRAWS = ("choice", "uniform", "loguniform", "randint")
 
 @dataclass(frozen=True)
 class Draw:
-    """How one setting is drawn: one of DRAWS, and its choices or its [low, high]."""
+    """How one setting is drawn.
+
+    Attributes:
+        kind: one of DRAWS.
+        values: the choices, or [low, high].
+    """
 
     kind: str
     values: list[Any]
 
 
 def read_space(path: str | None) -> dict[str, Draw]:
-    """A space by setting, from a file, or `properties/space.yaml`.
+    """Return how each setting is drawn, as a YAML file says; None reads `properties/space.yaml`.
 
     Raises:
-        SettingError: no such file, an unknown way to draw, bounds that are none.
+        SettingError: the file cannot be read, or has an unknown kind of draw or impossible bounds.
     """
     file = Path(path) if path else PROPERTIES / "space.yaml"
     space = {key: _draw(file, key, entry) for key, entry in read_yaml(file).items()}
@@ -40,7 +45,7 @@ def read_space(path: str | None) -> dict[str, Draw]:
     return space
 
 
-def _draw(file: Path, key: str, entry: Any) -> Draw:
+def _draw(file: Path, key: str, entry: object) -> Draw:
     if not isinstance(entry, dict) or len(entry) != 1:
         raise SettingError(f"{file}: {key} is {entry!r}; expected one of {', '.join(DRAWS)}, as {{choice: [a, b]}}")
     ((kind, values),) = entry.items()
@@ -62,7 +67,7 @@ def _draw(file: Path, key: str, entry: Any) -> Draw:
 
 
 def wrong_draws(space: dict[str, Draw], settings: Settings) -> list[str]:
-    """Say which settings of a space do not exist, and which values or bounds are outside a setting's range."""
+    """Return what is wrong with a space: unknown settings, and values or bounds outside a setting's range."""
     problems = []
     for key, draw in space.items():
         if key not in settings:
@@ -77,39 +82,40 @@ def wrong_draws(space: dict[str, Draw], settings: Settings) -> list[str]:
     return problems
 
 
-def draw_all(space: dict[str, Draw], search: str, count: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The settings of every trial, by its name, where none depends on another's outcome. No two are alike.
+def draw_all(space: dict[str, Draw], method: str, count: int, seed: int) -> dict[str, dict[str, object]]:
+    """Return the settings of every trial by its name, no two the same.
 
     Args:
-        search: "grid": every combination of choices; "random": `count` draws, or fewer where there are no more.
+        method: "grid" takes every combination of choices; "random" makes `count` draws, or fewer if the space has no
+            more.
 
     Raises:
-        SettingError: a grid of something else than choices.
+        SettingError: a grid over something other than choices.
     """
-    if search == "grid":
+    if method == "grid":
         for key, draw in space.items():
             if draw.kind != "choice":
                 raise SettingError(f"--search=grid takes choices; {key} is drawn by {draw.kind}")
         rows = list(itertools.product(*(draw.values for draw in space.values())))
     else:
         random = np.random.default_rng(seed)
-        rows, drawn = [], set()
+        rows, unique = [], set()
         for _ in range(100 * count):
-            row = tuple(_one(draw, random) for draw in space.values())
-            # Choices may be lists, which no set holds; equal ones have one place.
-            places = tuple(
+            row = tuple(_draw_value(draw, random) for draw in space.values())
+            # A choice may be a list, which is not hashable; equal choices share the index of the first.
+            identity = tuple(
                 draw.values.index(value) if draw.kind == "choice" else value
                 for draw, value in zip(space.values(), row, strict=True)
             )
-            if places not in drawn:
-                drawn.add(places)
+            if identity not in unique:
+                unique.add(identity)
                 rows.append(row)
             if len(rows) == count:
                 break
     return {f"trial-{n:03d}": dict(zip(space, row, strict=True)) for n, row in enumerate(rows, start=1)}
 
 
-def _one(draw: Draw, random: np.random.Generator) -> Any:
+def _draw_value(draw: Draw, random: np.random.Generator) -> object:
     if draw.kind == "choice":
         return draw.values[int(random.integers(len(draw.values)))]
     low, high = draw.values
