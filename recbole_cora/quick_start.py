@@ -96,7 +96,7 @@ def run(
         "seed": config["seed"],
     }
 
-    with run_folder.opened(config) as folder:
+    with run_folder.claim(config) as folder:
         if config["checkpoint"]:
             stage.load(Path(config["checkpoint"]))
             processes.share(stage.model, config["seed"], trains=False)

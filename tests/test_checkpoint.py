@@ -103,7 +103,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     torch.nn.init.constant_(sick.bias[1:], value)
     checkpoint.save(path, sick, IDENTITY)
     before = model.bias.tolist()
-    with pytest.raises(CheckpointError, match="'bias' holds NaN or infinite weights"):
+    with pytest.raises(CheckpointError, match="'bias' has NaN or infinite weights"):
         checkpoint.load(path, model, IDENTITY)
     assert model.bias.tolist() == before
     masked = nn.Linear(3, 2)

@@ -151,7 +151,7 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
         processes.join(on_cpu=True)
         with processes.main_first():
             time.sleep(4 if processes.is_main() else 0)
-        assert processes.made_by_main(lambda: time.sleep(4) or "made") == "made"
+        assert processes.broadcast_from_main(lambda: time.sleep(4) or "made") == "made"
         time.sleep(4 if processes.is_main() else 0)
         processes.wait()
     """
@@ -163,7 +163,7 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
     ("failing", "says"),
     [
         ("with processes.main_first(): processes.is_main() and 1 / 0", "ZeroDivisionError: division by zero"),
-        ("processes.made_by_main(lambda: {}['missing'])", "KeyError: 'missing'"),
+        ("processes.broadcast_from_main(lambda: {}['missing'])", "KeyError: 'missing'"),
         ("processes.is_main() and sys.exit(7)\nprocesses.wait()", "a process of this run is gone"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_mistake_is_the_same_line_in_every_process() -> None:
         processes.join(on_cpu=True)
         def make():
             raise CoraError("no such thing")
-        processes.made_by_main(make)
+        processes.broadcast_from_main(make)
     """
     assert all(said.splitlines()[-1] == "error: no such thing" for _, said in both(script, 29583))
 

@@ -150,8 +150,9 @@ def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(
     "model, reason",
     [
         ("BPR", None), ("FM", None), ("SASRec", None), ("LightGCN", None), ("NeuMF", None), ("AutoInt", None),
-        ("MF", None), ("SAS", None), ("LGCN", "no mean"),
-        ("CDAE", "no mean"), ("SGL", "no mean"), ("ConvNCF", "no mean"), ("ENMF", "no mean"), ("BERT4Rec", "no mean"),
+        ("MF", None), ("SAS", None), ("LGCN", "not a mean"),
+        ("CDAE", "not a mean"), ("SGL", "not a mean"), ("ConvNCF", "not a mean"), ("ENMF", "not a mean"),
+        ("BERT4Rec", "not a mean"),
         ("RecVAE", "RecVAETrainer"), ("MKR", "MKRTrainer"), ("CKE", "KGTrainer"), ("KTUP", "KGTrainer"),
         ("CFKG", "KGTrainer"), ("DCN", "normalises"), ("MultiVAE", "counts its calls"), ("DiffRec", "random numbers"),
     ],
@@ -164,14 +165,14 @@ def test_losses_that_are_no_means_over_rows_are_known(full: Path, model: str, re
     generator = getattr(stage.train, "generator", None)
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), generator and generator.get_state())
     trainer = get_trainer(stage.config["MODEL_TYPE"], model)
-    found = loss_in_parts.why_not(stage.model, trainer, stage.train, torch.device("cpu"))
+    found = loss_in_parts.reason_to_refuse(stage.model, trainer, stage.train, torch.device("cpu"))
     assert found is None if reason is None else reason in (found or "")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in stage.model.state_dict().items())
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
     assert generator is None or torch.equal(before[2], generator.get_state())
 
 
-@pytest.mark.parametrize("loss, reason", [("tuple", "tuple"), ("sum", "no mean"), ("mean", None)])
+@pytest.mark.parametrize("loss, reason", [("tuple", "tuple"), ("sum", "not a mean"), ("mean", None)])
 def test_what_is_measured_is_the_loss_itself(loss: str, reason: str | None) -> None:
     """A tuple (NCL's, which needs faiss) and a sum are no means."""
 

@@ -21,7 +21,7 @@ import recbole_cora
 from recbole_cora import repairs
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
 from recbole_cora.settings.recbole_config import CoraConfig
-from recbole_cora.training.trainer import _OurTrainer
+from recbole_cora.training.trainer import CoraTrainer
 from tests.conftest import write_toy
 
 
@@ -144,7 +144,7 @@ def test_every_call_of_recbole_that_could_run_code_is_judged() -> None:
             CoraConfig,
             ("_load_cmd_line", "_load_internal_config_dict"),
         ),  # what reads: nothing is left to evaluate
-        (Trainer, _OurTrainer, ("resume_checkpoint", "evaluate")),
+        (Trainer, CoraTrainer, ("resume_checkpoint", "evaluate")),
     ):
         assert all(getattr(base, name) is not getattr(ours, name) for name in names)
 

@@ -28,7 +28,9 @@ from recbole_cora.registry import model_class
 from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.training import run_folder
 from recbole_cora.training import state as training_state
-from recbole_cora.training.trainer import _OurTrainer
+from recbole_cora.training.batches import Position
+from recbole_cora.training.state import Best, LossSum, TrainingState
+from recbole_cora.training.trainer import CoraTrainer
 
 CORA: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 5, "hidden": 32,
@@ -57,12 +59,21 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("training-*"))
 
 
+def state_after(step: int) -> TrainingState:
+    """A small training state."""
+    return TrainingState(
+        model={"weight": torch.arange(4.0)}, numbers={}, optimizer={}, schedule=None,
+        random=[], batches=Position(None, 0), parts=None, epoch=0, in_epoch=step,
+        step=step, curve=[], losses=LossSum(0.0, 0), best=Best(0.5, None, 0),
+    )  # fmt: skip
+
+
 class _PulledOut(BaseException):
     """As if the power had gone: nothing is saved any more."""
 
 
 def pull_out_before(step: int) -> Callable[..., bool]:
-    between = _OurTrainer._between_steps
+    between = CoraTrainer._before_step
 
     def pull(self: Any, in_epoch: int) -> bool:
         goes_on = between(self, in_epoch)
@@ -84,7 +95,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pyt
     for stops in ((1,), (4,), (5,), (6,), (8,), (3, 7, 11)):
         for step in stops:
             with monkeypatch.context() as patch, pytest.raises(_PulledOut):
-                patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
+                patch.setattr(CoraTrainer, "_before_step", pull_out_before(step))
                 run(name, resume="auto")
         again = run(name, resume="auto")
         assert [again[key] for key in ("test", "valid", "curve")] == [whole[key] for key in ("test", "valid", "curve")]
@@ -124,7 +135,7 @@ def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path, states_stay
 def stopped(monkeypatch: pytest.MonkeyPatch, parent: Path = Path("saved"), name: str = "MF", step: int = 5) -> Path:
     """The folder of a run that was pulled out."""
     with monkeypatch.context() as patch, pytest.raises(_PulledOut):
-        patch.setattr(_OurTrainer, "_between_steps", pull_out_before(step))
+        patch.setattr(CoraTrainer, "_before_step", pull_out_before(step))
         run(name, checkpoint_dir=str(parent))
     (folder,) = (path for path in parent.iterdir() if path.is_dir())
     return folder
@@ -133,9 +144,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch, parent: Path = Path("saved"), name:
 def test_what_is_not_the_same_run_is_refused_with_the_difference(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other settings, other data, no run at all."""
     folder = stopped(monkeypatch)
-    with pytest.raises(CheckpointError, match="begun with train_batch_size=40, here it is 41"):
+    with pytest.raises(CheckpointError, match="started with train_batch_size=40, here it is 41"):
         run("MF", resume=str(folder), train_batch_size=41)
-    with pytest.raises(CheckpointError, match="no run to go on with"):
+    with pytest.raises(CheckpointError, match="nothing cannot be resumed"):
         run("MF", resume="saved/nothing")
     inter = toy / "toy.inter"
     inter.write_text(inter.read_text().replace("\t2\t", "\t5\t", 1))
@@ -169,7 +180,7 @@ def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: py
     monkeypatch.setattr(run_folder.secrets, "token_hex", lambda _: next(drawn))
     monkeypatch.setattr(run_folder, "datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
     config = settings_of_a_run()
-    with run_folder.opened(config) as one, run_folder.opened(config) as other:
+    with run_folder.claim(config) as one, run_folder.claim(config) as other:
         assert [one.name, other.name] == [f"MF-toy-20260101-000000-{last}" for last in ("aaaa", "bbbb")]
         (one / "kept").touch(), (other / "kept").touch()
 
@@ -177,15 +188,15 @@ def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: py
 def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
     """The same command at once begins a run of its own; asked for by name, the folder is refused."""
     config = settings_of_a_run(resume="auto")
-    with run_folder.opened(config) as one:
+    with run_folder.claim(config) as one:
         (one / "kept").touch()
-        with run_folder.opened(config) as other:
+        with run_folder.claim(config) as other:
             assert other != one
             (other / "kept").touch()
         named = settings_of_a_run(resume=str(one))
-        with pytest.raises(CheckpointError, match="another process is at"), run_folder.opened(named):
+        with pytest.raises(CheckpointError, match="another process is using"), run_folder.claim(named):
             pass
-    with run_folder.opened(named) as again:
+    with run_folder.claim(named) as again:
         assert again == one
 
 
@@ -228,15 +239,15 @@ def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path, states_stay: N
 def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after 7 steps, its state saved, its scores not yet made: gone on with, it is as if never pulled out."""
     cut = run("CoRA", max_steps=7)
-    validate = _OurTrainer._valid_epoch
+    validate = CoraTrainer._valid_epoch
 
     def pull(self: Any, *args: Any, **options: Any) -> Any:
-        if self._cut:
+        if self._cut_short:
             raise _PulledOut
         return validate(self, *args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(_PulledOut):
-        patch.setattr(_OurTrainer, "_valid_epoch", pull)
+        patch.setattr(CoraTrainer, "_valid_epoch", pull)
         run("CoRA", max_steps=7, checkpoint_dir="pulled")
     again = run("CoRA", max_steps=7, checkpoint_dir="pulled", resume="auto")
     assert [again[key] for key in ("test", "valid", "curve")] == [cut[key] for key in ("test", "valid", "curve")]
@@ -252,7 +263,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     before, last = states(folder)
     last.write_bytes(last.read_bytes()[:kept])
     with monkeypatch.context() as patch, pytest.raises(_PulledOut):  # its next state must not lose to the damaged one
-        patch.setattr(_OurTrainer, "_between_steps", pull_out_before(3))
+        patch.setattr(CoraTrainer, "_before_step", pull_out_before(3))
         run("MF", resume=str(folder), keep_states=1)
     assert f"{last} is damaged; resuming from the state before it, {before}" in caplog.text
     again = run("MF", resume=str(folder), keep_states=1)
@@ -273,24 +284,25 @@ def test_where_all_states_are_damaged_the_run_is_refused(toy: Path, monkeypatch:
 def test_a_state_in_which_a_bit_has_changed_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Any bit of its tensors or of its header: the state before it is read, or none."""
     for step in (1, 2):
-        training_state.save(tmp_path, step, {"model": torch.arange(4.0), "step": step}, {}, keep=2)
+        training_state.save(tmp_path, state_after(step), {}, keep=2)
     before, last = states(tmp_path)
     whole = last.read_bytes()
     for place in range(8, len(whole), 3):
         last.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
-            path, state = training_state.load(tmp_path, {}) or (None, {})
+            loaded = training_state.load(tmp_path, {})
         except CheckpointError:  # its format is another one now
             assert b"format" in whole[max(0, place - 40) : place + 40]
             continue
-        assert (path, state["step"]) == (before, 1) or last.read_bytes() == whole, place
+        assert loaded is not None, place
+        assert (loaded[0], loaded[1].step) == (before, 1) or last.read_bytes() == whole, place
 
 
 @pytest.mark.parametrize(("keep", "stay"), [(0, [6]), (1, [6]), (2, [5, 6]), (9, [1, 2, 3, 4, 5, 6])])
 def test_as_many_states_stay_as_asked_and_the_newest_in_any_case(tmp_path: Path, keep: int, stay: list[int]) -> None:
     """Without one a run could not be resumed."""
     for step in range(1, 7):
-        training_state.save(tmp_path, step, {"step": step}, {}, keep)
+        training_state.save(tmp_path, state_after(step), {}, keep)
     assert [path.name for path in states(tmp_path)] == [f"training-{step:08d}.safetensors" for step in stay]
     training_state.remove_all(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -302,12 +314,12 @@ def test_a_damaged_run_does_not_stop_the_others_from_being_resumed(
 ) -> None:
     """It is passed over with a warning; asked for by name, it is refused."""
     config = settings_of_a_run(resume="auto")
-    with run_folder.opened(config) as good:
+    with run_folder.claim(config) as good:
         (good / "kept").touch()
     bad = good.with_name("MF-toy-damaged")
     bad.mkdir()
     (bad / "run.json").write_bytes(damaged)
-    with run_folder.opened(config) as resumed:
+    with run_folder.claim(config) as resumed:
         assert resumed == good
     assert f"{bad / 'run.json'} is damaged" in caplog.text
     with pytest.raises(CheckpointError, match=r"run.json is damaged"):
@@ -324,14 +336,14 @@ def test_a_run_folder_is_there_with_its_settings_or_not_at_all(toy: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(files, "sync", full)
         with pytest.raises(WriteError, match=r"cannot write saved/MF-toy-.*\(no space left\).*--checkpoint_dir="):
-            run_folder.opened(config).__enter__()
+            run_folder.claim(config).__enter__()
     assert not list(Path("saved").iterdir())
     with monkeypatch.context() as patch, files.hidden_folder(Path("saved"), "living") as living:
         patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
         with files.hidden_folder(Path("saved"), "killed") as killed:
             (killed / "half").touch()
         patch.undo()
-        with run_folder.opened(config) as folder:
+        with run_folder.claim(config) as folder:
             assert sorted(path.name for path in Path("saved").iterdir()) == sorted([living.name, folder.name])
 
 

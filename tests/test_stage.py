@@ -15,7 +15,8 @@ from recbole_cora.data.ratings import load_ratings
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.registry import model_class
 from recbole_cora.settings.recbole_config import CoraConfig
-from recbole_cora.training.stage import Stage, _stops_between_steps
+from recbole_cora.training.signals import stop_between_steps
+from recbole_cora.training.stage import Stage
 
 
 def make(model: str) -> Stage:
@@ -58,7 +59,7 @@ def test_a_signal_asks_the_training_to_stop(number: signal.Signals) -> None:
     try:
         signal.signal(number, lambda *_: reached.append("the handler of before"))
         trainer = SimpleNamespace(stopping=0)
-        with _stops_between_steps(trainer):
+        with stop_between_steps(trainer):
             signal.raise_signal(number)
             assert trainer.stopping == number and not reached
             signal.raise_signal(number)
@@ -68,7 +69,7 @@ def test_a_signal_asks_the_training_to_stop(number: signal.Signals) -> None:
         assert reached == ["the handler of before"]
         signal.signal(number, signal.SIG_IGN)
         trainer = SimpleNamespace(stopping=0)
-        with _stops_between_steps(trainer):
+        with stop_between_steps(trainer):
             signal.raise_signal(number)
         assert trainer.stopping == 0 and signal.getsignal(number) == signal.SIG_IGN
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_cora.errors import SettingError, WriteError, raise_all
-from recbole_cora.files import check_writable, held, write_json
+from recbole_cora.files import check_writable, try_lock, write_json
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.commands import TuneOptions, split_options
 from recbole_cora.settings.kinds import defaults_of, settings_of_group
@@ -46,7 +46,7 @@ def tune_command(arguments: list[str]) -> None:
     folder = _folder(own, options)
     begun = _new(own, options) if own["resume"] is None else None
     check_writable(folder, "give another --out=")
-    with held(folder) as alone:
+    with try_lock(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
         told, space = begun or _begun(own, options, folder)
