@@ -88,9 +88,8 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
             manifest = json_text(_manifest(temporary))
             (temporary / _MANIFEST).write_text(manifest, encoding="utf-8")
             for path in temporary.rglob("*"):
-                path.chmod(
-                    0o755 if path.is_dir() else 0o644
-                )  # some libraries write files with mode 0600, unreadable for a group
+                # Some libraries write files with mode 0600, which the rest of a group cannot read.
+                path.chmod(0o755 if path.is_dir() else 0o644)
                 sync(path)
             sync(temporary)
             with lock(folder.parent):

@@ -62,9 +62,8 @@ def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
     """
     if not len(users):
         return float("nan"), 0
-    order = np.lexsort(
-        (scores, users)
-    )  # all users in one sort: one `auc` a user would cost more than the rest of an epoch
+    # All users in one sort: calling `auc` for each user would take longer than the rest of an epoch.
+    order = np.lexsort((scores, users))
     users, scores, positive = users[order], scores[order], labels[order] > 0.5
     new_user = np.append(True, users[1:] != users[:-1])
     user = np.cumsum(new_user) - 1

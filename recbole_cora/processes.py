@@ -185,11 +185,11 @@ def sum_gradients(parameters: Iterable[Tensor], loss: float) -> float:
 
 
 def share(model: nn.Module, seed: int, *, trains: bool = True) -> None:
-    """Prepare a model that every process holds for being trained and scored by all of them together.
+    """Let all processes train and score a model together; each process has a copy of it.
 
-    Outside training, its `predict` then computes each row in one process only and returns all scores [N] in all of
-    them. From here on, each process draws its own random numbers from torch (dropout on its share of the rows), but the
-    same ones from numpy and Python (negative samples of a batch that all processes see).
+    In evaluation mode, `model.predict` then computes each row in one process only, and returns all scores [N] in every
+    process. From here on, each process draws its own random numbers from torch (dropout on its share of the rows), but
+    the same ones from numpy and Python (negative samples of a batch that all processes see).
 
     Args:
         trains: False if the model will only be scored.

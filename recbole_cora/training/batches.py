@@ -1,4 +1,4 @@
-"""The batches of a training in an order that another process can resume."""
+"""The batches of a training, in an order that a resumed run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Position:
-    """The place of the next batch in a training's passes over its rows. A training state stores it under these names.
+    """The position of a training's next batch. The names of the fields are part of the training state's file format.
 
     Attributes:
         order: state of the loader's generator when the pass began; None before the first pass, or without a generator.

@@ -147,15 +147,15 @@ class Stage:
             if resumable:
                 processes.wait()
             self.curve = trainer.curve
-            bar.total = bar.n  # after early stopping, the bar is complete as well
+            bar.total = bar.n  # the bar is complete after early stopping, too
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
 
     def _check_parts(self, shared: bool) -> None:
-        """If batches are read in parts, refuse a model whose loss that would change.
+        """Refuse a model whose loss cannot be computed in parts, if the settings split batches into parts.
 
         Args:
-            shared: processes share the batches, if there are several.
+            shared: True if several processes would share each batch.
         """
         config = self.config
         splitting = {
@@ -270,7 +270,7 @@ def _loaders(
     samplers = create_samplers(config, dataset, splits)
     train = get_dataloader(config, "train")
     if issubclass(train, KnowledgeBasedDataLoader):
-        # "none" for a model that reads labels; the sampler of triples needs a distribution nevertheless
+        # "none" for a model that reads labels; the sampler of triples still needs a distribution
         distribution = config["train_neg_sample_args"]["distribution"]
         entities = KGSampler(dataset, "uniform" if distribution == "none" else distribution)
         loader = train(config, splits[0], samplers[0], entities, shuffle=config["shuffle"])

@@ -50,7 +50,7 @@ class LossSum(NamedTuple):
 
 
 class Best(NamedTuple):
-    """What early stopping knows: the best valid score, its metrics, and the number of evaluations since."""
+    """The best evaluation so far: its score, its valid metrics, and the number of evaluations since."""
 
     score: float
     metrics: Metrics | None
