@@ -1,4 +1,4 @@
-"""The cache: folders by content key that know what they hold, and are made again where they are damaged."""
+"""The cache: folders named by content key, each with a manifest of its files; a damaged one is made again."""
 
 from __future__ import annotations
 
@@ -8,48 +8,56 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
-from recbole_cora.files import hidden_folder, json_text, locked, reason_of, sync
+from recbole_cora.files import hidden_folder, json_text, lock, reason_of, sync
 
 log = logging.getLogger()
 
 _T = TypeVar("_T")
 
-#: Lists the files of a cache entry with their sizes and checksums; written last.
+#: The file that lists an entry's files with their sizes and checksums; it is written last.
 _MANIFEST = "manifest.json"
-#: Files of a cache entry up to this size are checked by SHA-256 on each use (0.1 s), larger ones by their size alone.
+#: Files up to this size are checked by SHA-256 on each use (0.1 s), larger ones by their size alone.
 _HASHED_BYTES = 64 << 20
-#: What reading a damaged cache entry may raise.
+#: Errors that reading a damaged entry may raise.
 _DAMAGE = (
     FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, EOFError, KeyError, TypeError, IndexError,
     CheckpointError,
 )  # fmt: skip
 
 
-def cached(folder: Path, fill: Callable[[Path], None], read: Callable[[Path], _T]) -> _T:
-    """Return what `read` makes of a cache entry, which `fill` makes first where there is none.
+class _FileRecord(TypedDict):
+    """One file in a manifest; `sha256` is None for a large file."""
 
-    An entry that is damaged is made again, with a warning: a file is missing, has another size or another checksum
-    (large files: size only), or `read` fails. Several processes may do this at once.
+    bytes: int
+    sha256: str | None
+
+
+def cached(folder: Path, fill: Callable[[Path], None], read: Callable[[Path], _T]) -> _T:
+    """Read a cache entry with `read`; if there is none yet, make it first with `fill`.
+
+    A damaged entry is made again, with a warning. It is damaged if a file is missing, a file's size or checksum differs
+    from the manifest (large files: size only), or `read` fails. Several processes may call this at once.
 
     Args:
-        folder: the entry. Its name holds a key of all that its content depends on.
-        fill: writes the entry's files into the new folder that it gets.
-        read: reads them; it raises what reading a damaged file raises (CheckpointError, OSError, ValueError, ...).
+        folder: the entry. Its name contains a key of everything that its content depends on.
+        fill: gets a new folder and writes the entry's files into it.
+        read: gets the entry's folder and returns its content. On a damaged file it raises CheckpointError, OSError,
+            ValueError or another error of `_DAMAGE`.
 
     Raises:
         WriteError: the entry cannot be made; nothing of it is left.
-        CheckpointError: the entry cannot be read, though it is not damaged or has just been made.
+        CheckpointError: the entry cannot be read, although it is undamaged or has just been made.
     """
-    while (seen := _identity(folder)) is not None:
+    while (identity := _identity(folder)) is not None:
         try:
             _check_manifest(folder)
             return read(folder)
         except _DAMAGE as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            if _discard(folder, seen):
+            if _discard(folder, identity):
                 log.warning(f"the cache entry {folder} is damaged ({why}); making it again")
         except OSError as error:
             raise CheckpointError(f"cannot read {folder} ({reason_of(error)}); give another --cache_dir=") from None
@@ -64,10 +72,12 @@ def cached(folder: Path, fill: Callable[[Path], None], read: Callable[[Path], _T
 
 
 def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder beside `folder`, add its manifest, and rename it into place; an existing `folder` is kept.
+    """Make `folder` atomically: fill a hidden folder beside it, add a manifest, and rename it into place.
+
+    If another process has made `folder` in the meantime, that one stays.
 
     Raises:
-        WriteError: the system refuses; nothing is left.
+        WriteError: the system refuses; nothing is left behind.
     """
     try:
         with hidden_folder(folder.parent, folder.name) as temporary:
@@ -78,10 +88,11 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
             manifest = json_text(_manifest(temporary))
             (temporary / _MANIFEST).write_text(manifest, encoding="utf-8")
             for path in temporary.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)  # libraries write 0600, which hides files from a group
+                # Some libraries write files with mode 0600, which the rest of a group cannot read.
+                path.chmod(0o755 if path.is_dir() else 0o644)
                 sync(path)
             sync(temporary)
-            with locked(folder.parent):
+            with lock(folder.parent):
                 if not os.path.lexists(folder):  # another process may have made the same content meanwhile
                     temporary.replace(folder)
             sync(folder.parent)
@@ -89,15 +100,18 @@ def make_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
         raise WriteError(f"cannot write {folder} ({reason_of(error)})") from None
 
 
-def _discard(folder: Path, seen: tuple[int, ...]) -> bool:
-    """Remove a damaged entry, if it is still the one that was `seen`: another process may have made it again.
+def _discard(folder: Path, identity: tuple[int, ...]) -> bool:
+    """Remove a damaged entry and return True; return False if another process has already replaced it.
+
+    Args:
+        identity: the `_identity` of the damaged entry.
 
     Raises:
         WriteError: the system refuses.
     """
     try:
-        with hidden_folder(folder.parent, folder.name) as trash, locked(folder.parent):
-            if _identity(folder) != seen:
+        with hidden_folder(folder.parent, folder.name) as trash, lock(folder.parent):
+            if _identity(folder) != identity:
                 return False
             folder.rename(trash / folder.name)
             return True
@@ -108,16 +122,17 @@ def _discard(folder: Path, seen: tuple[int, ...]) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Tells what is at `path` now from what is there later; None: nothing that can be reached."""
+    """Return numbers that tell this file or folder from a later one at the same path; None if there is none."""
     try:
         status = path.lstat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_ctime_ns  # a number is used again once its folder is removed
+    # the inode number alone may be reused once its folder is removed
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 (None for a large file) of each file, by its path in the folder."""
+def _manifest(folder: Path) -> dict[str, _FileRecord]:
+    """Return the record of each file, by its path in the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): {
@@ -129,7 +144,12 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_manifest(folder: Path) -> None:
-    """Raise DamagedError, or what reading raises, where the folder's files are not those of its manifest."""
+    """Check the folder's files against its manifest.
+
+    Raises:
+        DamagedError: a file is missing or differs, or the manifest is not JSON.
+        OSError: the manifest or a file cannot be read.
+    """
     try:
         entries = json.loads((folder / _MANIFEST).read_text(encoding="utf-8")).items()
     except (ValueError, AttributeError):

@@ -1,14 +1,14 @@
 """Every error that a user can cause, as one small tree.
 
-    CoraError                 the command line prints it in one line and exits with 2
-    |-- SettingError          a key, a value, a model or a file name on the command line or in a YAML
-    |-- DataError             ratings, titles or splits that cannot be used as they are
-    |-- LLMError              a language model folder, its tokenizer, its answers or its family
-    |-- CheckpointError       a saved file that is foreign, or not ours
+    CoraError                 the command line prints it on one line and exits with 2
+    |-- SettingError          a key, a value, a model or a file name on the command line or in a YAML file
+    |-- DataError             ratings, titles or splits that cannot be used
+    |-- LLMError              a language model's folder, tokenizer, answers or family
+    |-- CheckpointError       a saved file that is not ours, or was made for something else
     |   `-- DamagedError      a saved file that is truncated or has changed since it was written
-    `-- WriteError            a file that the system would not write: no space, no permission
+    `-- WriteError            a file that the system refused to write: no space, no permission
 
-Each message says what was got, what was expected, and what to do.
+Each message says what is wrong, what was expected, and how to fix it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from collections.abc import Iterable
 
 
 class CoraError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
 
 class SettingError(CoraError):
-    """A setting that does not exist, or a value that it cannot take."""
+    """A setting that does not exist, or a value that it does not accept."""
 
 
 class DataError(CoraError):
-    """Ratings, titles or splits that cannot be used as they are."""
+    """Ratings, titles or splits that cannot be used."""
 
 
 class LLMError(CoraError):
-    """A language model that cannot be loaded, asked, or equipped with weights."""
+    """A language model that cannot be loaded, queried, or given weights."""
 
 
 class CheckpointError(CoraError):
-    """A saved file that is truncated, foreign, or made for something else."""
+    """A saved file that is truncated, not ours, or made for something else."""
 
 
 class DamagedError(CheckpointError):
@@ -42,11 +42,11 @@ class DamagedError(CheckpointError):
 
 
 class WriteError(CoraError):
-    """A file that cannot be written; what was there before is as it was."""
+    """A file that cannot be written; any earlier version of it is unchanged."""
 
 
 class Stopped(BaseException):
-    """A run was asked to stop by a signal, and has; `status` is the exit code for it."""
+    """A run that has stopped because a signal asked it to; `status` is the exit code for that signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -54,12 +54,12 @@ class Stopped(BaseException):
 
 
 def raise_all(problems: Iterable[str], kind: type[CoraError]) -> None:
-    """Raise one error of that kind that names every problem, each once; return where there is none."""
+    """Raise one error of this kind that names every problem once; return if there are none."""
     if message := "; ".join(dict.fromkeys(problems)):
         raise kind(message)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'X'?"` for the known name nearest to `name`, or `""`."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `"; did you mean 'X'?"` for the one of `names` nearest to `name`; `""` if none is near."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""

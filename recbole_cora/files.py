@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, locks on folders, and keys of content."""
+"""Atomic writes of files and folders, locks on folders, and content keys."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from recbole_cora.errors import WriteError
 
+_UNFINISHED, _COMMITTED, _STALE = ".unfinished", ".committed", ".stale"
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file through a temporary neighbour, fsync, rename: a reader sees the old file or the new.
+    """Write a file atomically (temporary file beside it, fsync, rename): a reader sees the old file or the new one.
 
-    `write(temporary)` must create the file `temporary`.
+    Args:
+        write: gets the path of the temporary file and must create that file.
 
     Raises:
-        WriteError: the system refuses; the old file is as it was.
+        WriteError: the system refuses; the old file is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -44,33 +46,33 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+def write_json(path: Path, value: object) -> None:
+    """Write `value` atomically as indented JSON."""
     write_whole(path, lambda temporary: temporary.write_text(json_text(value), encoding="utf-8"))
 
 
-def json_text(value: Any) -> str:
-    """`value` as indented JSON."""
+def json_text(value: object) -> str:
+    """Return `value` as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager
 def hidden_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new hidden folder in `parent`, to be filled and then renamed; if it is still there at the end, it is removed.
+    """Make a hidden folder in `parent`, to be filled and then renamed; remove it at the end if it was not renamed.
 
-    This process holds it (see `held`), under its later name too, until the context ends. Hidden folders that killed
-    processes of this machine have left in `parent` are removed first; those of living ones are held, and stay.
+    The folder stays locked (see `try_lock`) until the context ends, also under its new name. Hidden folders that killed
+    processes of this machine have left in `parent` are removed first. Those of live processes are locked, and stay.
 
     Raises:
         OSError: the system refuses.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    mark = f"{os.uname().nodename}-"  # locks need not be seen by other machines that share the disk
-    with ExitStack() as holds:
-        with locked(parent):  # nobody may see the new folder before it is held
+    mark = f"{os.uname().nodename}-"  # other machines that share the disk may not see our locks
+    with ExitStack() as locks:
+        with lock(parent):  # no other process may see the new folder before it is locked
             _sweep(parent, re.compile(rf"\..+\.{re.escape(mark)}[a-z0-9_]{{8}}"))
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}.{mark}", dir=parent))
-            holds.enter_context(held(temporary))
+            locks.enter_context(try_lock(temporary))
         try:
             temporary.chmod(0o755)  # mkdtemp's 0700 would hide results from the rest of a group
             yield temporary
@@ -79,7 +81,7 @@ def hidden_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, remedy: str) -> None:
-    """Make `folder` where it is missing and write something in it, of which nothing is left.
+    """Check that files can be written in `folder`, which is made if it is missing; nothing is left in it.
 
     Raises:
         WriteError: the system refuses; `remedy` ends the message.
@@ -94,38 +96,40 @@ def check_writable(folder: Path, remedy: str) -> None:
 
 
 def _sweep(parent: Path, pattern: re.Pattern[str]) -> None:
-    for left in parent.iterdir():
-        if pattern.fullmatch(left.name):
-            # Its owner may be removing it right now, or be another user.
-            with suppress(OSError), held(left) as alone:
-                if alone:
-                    shutil.rmtree(left, ignore_errors=True)
+    """Remove the folders in `parent` whose names match and that no live process has locked."""
+    for leftover in parent.iterdir():
+        if pattern.fullmatch(leftover.name):
+            # OSError: its owner is removing it right now, or is another user.
+            with suppress(OSError), try_lock(leftover) as is_ours:
+                if is_ours:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def reason_of(error: OSError) -> str:
-    """Why the system refuses, in a few words."""
+    """Return why the system refused, in a few words."""
     return "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
 
 
 def replace_files(folder: Path, fill: Callable[[Path], None], stale: Iterable[str] = ()) -> None:
-    """Write several files of `folder` as one: after a crash at any moment the old ones are there, or the new ones.
+    """Write several files of `folder` as one: after a crash at any moment, all are old or all are new.
 
-    `fill(hidden)` writes them all to a hidden folder; renaming that is the commit. What a crash then leaves to be
-    moved is moved by `finish_replacing`, which readers of such files call first.
+    The files are written to a hidden folder first; renaming that folder is the commit. If a crash follows before all
+    files have been moved into place, `finish_replacing` moves the rest: readers of such files must call it first.
 
     Args:
-        stale: files that go, where `fill` writes none of their name.
+        fill: gets the hidden folder and writes all files into it.
+        stale: names of files to remove, unless `fill` writes a new one of that name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with lock(folder):
         _finish(folder)
         temporary = folder / _UNFINISHED
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed while writing
         temporary.mkdir()
         try:
             fill(temporary)
-            gone = [name for name in stale if not (temporary / name).exists()]
-            (temporary / _STALE).write_text("\n".join(gone), encoding="utf-8")
+            to_remove = [name for name in stale if not (temporary / name).exists()]
+            (temporary / _STALE).write_text("\n".join(to_remove), encoding="utf-8")
             for file in temporary.iterdir():
                 sync(file)
             sync(temporary)
@@ -137,9 +141,9 @@ def replace_files(folder: Path, fill: Callable[[Path], None], stale: Iterable[st
 
 
 def finish_replacing(folder: Path) -> None:
-    """Move what `replace_files` has committed into place."""
+    """Finish an interrupted `replace_files`: move the files that it has committed into place."""
     if (folder / _COMMITTED).is_dir():
-        with locked(folder):
+        with lock(folder):
             _finish(folder)
 
 
@@ -147,7 +151,7 @@ def _finish(folder: Path) -> None:
     committed = folder / _COMMITTED
     if not committed.is_dir():
         return
-    stale = committed / _STALE  # moved last: it names what is left to do
+    stale = committed / _STALE  # handled last: it lists the files that are still to be removed
     for file in committed.iterdir():
         if file != stale:
             file.replace(folder / file.name)
@@ -160,8 +164,8 @@ def _finish(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock is on the folder itself and goes with the process."""
+def lock(folder: Path) -> Iterator[None]:
+    """Lock a folder, waiting until it is free. The lock is on the folder itself and ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -171,8 +175,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Whether the folder is this caller's alone, until the context or the process ends; False: another holds it."""
+def try_lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the context or the process ends; yield False, without waiting, if another has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -185,11 +189,8 @@ def held(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-_UNFINISHED, _COMMITTED, _STALE = ".unfinished", ".committed", ".stale"
-
-
-def content_key(*parts: Any) -> str:
-    """Twelve hex digits that change when any of the JSON-able or bytes `parts` changes."""
+def content_key(*parts: object) -> str:
+    """Return twelve hex digits that change when any of `parts` changes; each is bytes or JSON-serialisable."""
     digest = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
@@ -199,6 +200,7 @@ def content_key(*parts: Any) -> str:
 
 
 def sync(path: Path) -> None:
+    """Flush a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,33 +1,41 @@
-"""AUC, UAUC and LogLoss on labelled rows, and their places in RecBole's evaluator.
+"""AUC, UAUC and LogLoss on labelled rows, and their registration in RecBole's evaluator.
 
-UAUC (CoLLM's, adopted by the paper): the unweighted mean of per-user AUC over the users who have both labels in
-the split. It is not RecBole's GAUC, which weights by positives.
+UAUC (CoLLM's, adopted by the paper) is the unweighted mean of per-user AUC over the users who have both labels in the
+split. It is not RecBole's GAUC, which weights users by their positives.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from recbole.evaluator import Collector
 from recbole.evaluator import register as recbole_register
 from recbole.evaluator.base_metric import LossMetric
+from recbole.evaluator.collector import DataStruct
 from scipy.stats import rankdata
+from torch import Tensor
 
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.interaction import Interaction
+
+#: Scores by metric name, in lower case; None where the rows do not determine the metric.
+Metrics = dict[str, float | None]
+#: One value a row: [N], of any numeric dtype.
 Vector = NDArray[Any]
 
-#: RecBole's models whose `predict` answers probabilities although it names no sigmoid: `forward` ends in it.
+#: RecBole's models whose `predict` returns probabilities although it names no sigmoid: `forward` ends in one.
 _SIGMOID_IN_FORWARD = {"DCNV2", "KD_DAGFM"}
 
 
 def scores_are_logits(model_class: type) -> bool:
-    """Tell whether a model's `predict` answers logits; otherwise it answers probabilities.
+    """Tell whether a model's `predict` returns logits rather than probabilities.
 
-    A model says so itself (`scores_are_logits` in its class), as this package's do. RecBole's do not: of them `predict`
-    answers probabilities where it applies a sigmoid. All others are taken for logits: dot products, distances, and
-    also scores that no training ties to a label (CDAE's activation is a setting, RepeatNet's softmax is over items).
+    This package's models declare it (`scores_are_logits` in the class). RecBole's do not: their scores count as
+    probabilities if `predict` applies a sigmoid, else as logits. That includes dot products, distances, and scores that
+    training does not tie to a label (CDAE's activation is a setting, RepeatNet's softmax is over items).
     """
     declared = getattr(model_class, "scores_are_logits", None)
     if declared is not None:
@@ -38,7 +46,7 @@ def scores_are_logits(model_class: type) -> bool:
 
 
 def auc(scores: Vector, labels: Vector) -> float:
-    """Area under the ROC curve by mid-ranks; nan where one class is absent. scores, labels: [N]."""
+    """Return the area under the ROC curve by mid-ranks; NaN if one class is absent. scores, labels: [N]."""
     positive = labels > 0.5
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
     if not n_pos or not n_neg:
@@ -48,15 +56,19 @@ def auc(scores: Vector, labels: Vector) -> float:
 
 
 def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
-    """Mean per-user AUC and the number of users in it (those with both classes). users, scores, labels: [N]."""
+    """Return the mean per-user AUC and the number of its users, those with both classes.
+
+    users, scores, labels: [N]. The mean is NaN if there is no such user.
+    """
     if not len(users):
         return float("nan"), 0
-    order = np.lexsort((scores, users))  # all users in one sort: a call each would cost more than the rest of an epoch
+    # All users in one sort: calling `auc` for each user would take longer than the rest of an epoch.
+    order = np.lexsort((scores, users))
     users, scores, positive = users[order], scores[order], labels[order] > 0.5
     new_user = np.append(True, users[1:] != users[:-1])
     user = np.cumsum(new_user) - 1
     tie = np.cumsum(new_user | np.append(True, scores[1:] != scores[:-1])) - 1
-    place = np.arange(len(users)) - np.flatnonzero(new_user)[user]  # within the user
+    place = np.arange(len(users)) - np.flatnonzero(new_user)[user]  # within its user
     rank = 1 + (np.bincount(tie, place) / np.bincount(tie))[tie]  # mid-rank
     n = np.bincount(user)
     n_pos = np.bincount(user, positive)
@@ -69,7 +81,7 @@ def uauc(users: Vector, scores: Vector, labels: Vector) -> tuple[float, int]:
 
 
 def logloss(scores: Vector, labels: Vector, *, logits: bool) -> float:
-    """Binary cross-entropy of scores [N], which are logits or probabilities, against labels [N]."""
+    """Return the mean binary cross-entropy of scores [N], logits or probabilities, against labels [N]."""
     scores = scores.astype(np.float64)
     if logits:
         return float(np.mean(np.logaddexp(0.0, scores) - labels * scores))
@@ -78,34 +90,34 @@ def logloss(scores: Vector, labels: Vector, *, logits: bool) -> float:
 
 
 class AUC(LossMetric):
-    """RecBole's AUC with ties counted as half, and no warning on one class."""
+    """RecBole's AUC, but with ties counted as half and no warning if one class is absent."""
 
-    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
         scores, labels = self.used_info(dataobject)
         return {"auc": round(auc(scores, labels), self.decimal_place)}
 
 
 class UAUC(LossMetric):
-    """See `uauc`."""
+    """The mean per-user AUC; see `uauc`."""
 
-    metric_need = ["rec.score", "data.label", "data.user"]  # noqa: RUF012  (RecBole's way to declare it)
+    metric_need = ["rec.score", "data.label", "data.user"]  # noqa: RUF012  (declared as RecBole does)
 
-    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
         scores, labels = self.used_info(dataobject)
         value, _ = uauc(dataobject.get("data.user").numpy(), scores, labels)
         return {"uauc": round(value, self.decimal_place)}
 
 
 class LogLoss(LossMetric):
-    """RecBole's LogLoss takes raw dot products for probabilities; this one knows which a model returns."""
+    """LogLoss of logits or probabilities, whichever the model returns; RecBole's takes all scores for probabilities."""
 
     smaller = True
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.logits = config.scores_are_logits
+        self.logits = config.scores_are_logits  # an attribute of our CoraConfig
 
-    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
         scores, labels = self.used_info(dataobject)
         return {"logloss": round(logloss(scores, labels, logits=self.logits), self.decimal_place)}
 
@@ -113,20 +125,22 @@ class LogLoss(LossMetric):
 class UserCollector(Collector):
     """RecBole's Collector, which also keeps each row's user for UAUC."""
 
-    def eval_batch_collect(self, scores: torch.Tensor, interaction: Any, positive_u: Any, positive_i: Any) -> None:
+    def eval_batch_collect(
+        self, scores: Tensor, interaction: Interaction, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
         super().eval_batch_collect(scores, interaction, positive_u, positive_i)
         if self.register.need("data.user"):
             self.data_struct.update_tensor("data.user", interaction[self.config["USER_ID_FIELD"]].to(self.device))
 
-    def get_data_struct(self) -> Any:
+    def get_data_struct(self) -> DataStruct:
         struct = super().get_data_struct()
-        if "data.user" in self.data_struct:  # RecBole's list of what to forget between evaluations is fixed
+        if "data.user" in self.data_struct:  # RecBole clears only its own fields between evaluations
             del self.data_struct["data.user"]
         return struct
 
 
 def register() -> None:
-    """Put the three metrics into RecBole's tables, in place; must run before a Config is built."""
+    """Add the three metrics to RecBole's tables, in place. Call it before a Config is built."""
     for metric in (AUC, UAUC, LogLoss):
         name = metric.__name__.lower()
         recbole_register.metrics_dict[name] = metric

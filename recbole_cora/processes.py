@@ -1,14 +1,14 @@
 """Several processes as one run, as `accelerate launch` and `torchrun` start them.
 
-Every process holds the whole model and walks through the same batches; of each it computes its share of the rows.
-Gradients are summed and scores gathered, so that weights, metrics and files are those of one process. One of them
-writes.
+Every process holds the whole model and sees the same batches. Each computes its share of every batch's rows. Gradients
+are summed and scores gathered, so that weights, metrics and files are those of a single process. Only the main process
+writes files.
 
 The main process may train an encoder or a TALLRec for hours before a run begins, while the others wait for it. They
-wait in a group of processes of their own, on gloo: it has no timeout of minutes, keeps no GPU busy, and notices at once
-when a process is gone. Gradients and scores go through the usual group with its usual timeout.
+wait in a process group of their own, on gloo: it has no timeout of a few minutes, keeps no GPU busy, and notices at
+once when a process is gone. Gradients and scores go through the usual group with its usual timeout.
 
-Without a launcher everything here is as if this module were not.
+Without a launcher, nothing in this module has any effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,57 +28,63 @@ from torch import Tensor, nn
 
 from recbole_cora.errors import CoraError, SettingError
 
-#: Where launchers say how many processes there are: torchrun, then mpirun's kinds (one of which may have started it).
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+_T = TypeVar("_T")
+
+#: Environment variables with the number of processes: torchrun's, then those of mpirun's variants.
 _COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 _LONGEST_WAIT = timedelta(days=30)
-#: The group that long waits are in; made by `join`.
-_waiting: dist.ProcessGroup | None = None
+#: The group for long waits; made by `join`.
+_wait_group: dist.ProcessGroup | None = None
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This one's number."""
+    """Return this process's number, from 0."""
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes files and shows progress."""
+    """Return True in the process that writes files and shows progress."""
     return rank() == 0
 
 
 def join(on_cpu: bool) -> None:
-    """Join the others, if there are any; before anything is put on a device.
+    """Join the other processes, if there are any. Call it before anything is put on a device.
 
-    Accelerate makes the group (nccl on GPUs, gloo else) and takes this process's own GPU. Of mpirun, which `accelerate
-    launch` uses on CPUs, it puts the numbers where torchrun has them: `count` and `rank` are right from here on.
+    Accelerate makes the group (nccl on GPUs, otherwise gloo) and selects this process's GPU. Under mpirun, which
+    `accelerate launch` uses on CPUs, it copies mpirun's numbers to torchrun's environment variables, so `count` and
+    `rank` are correct from here on.
     """
-    global _waiting
+    global _wait_group
     if get_int_from_env(_COUNTS, 1) > 1 and not dist.is_initialized():
         PartialState(cpu=on_cpu)
-    if count() > 1 and _waiting is None:
-        _waiting = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+    if count() > 1 and _wait_group is None:
+        _wait_group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         atexit.register(_leave)
 
 
 def _leave() -> None:
-    """End the groups on gloo: the threads of one that is left when the interpreter ends abort the process at times."""
+    """Destroy the gloo groups: if one is left when the interpreter exits, its threads sometimes abort the process."""
     if dist.is_initialized():
-        dist.destroy_process_group(None if dist.get_backend() == "gloo" else _waiting)
+        dist.destroy_process_group(None if dist.get_backend() == "gloo" else _wait_group)
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The others wait until the main process has left this context: it makes what they then find.
+    """Let the main process run this context first; the others enter it once the main process has left it.
 
     Raises:
-        CoraError: in the others, where the main process failed in this context (its own CoraError, if it was one).
+        CoraError: in the others, if the main process failed in this context; its own error if that was a CoraError.
     """
     if not is_main():
-        _received()
+        _receive()
         yield
         return
     try:
@@ -90,20 +96,20 @@ def main_first() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Wait until all processes are here. Raises CoraError where one is gone."""
+    """Wait until all processes have called this. Raises CoraError if one of them is gone."""
     if count() > 1:
-        with _noticing_the_gone():
-            dist.barrier(_waiting)
+        with _lost_process_as_error():
+            dist.barrier(_wait_group)
 
 
-def made_by_main(make: Callable[[], Any]) -> Any:
-    """Return in all processes what `make` returns in the main process.
+def broadcast_from_main(make: Callable[[], _T]) -> _T:
+    """Call `make` in the main process alone and return its value in all processes.
 
     Raises:
-        CoraError: in the others, where the main process failed (its own CoraError, if it was one).
+        CoraError: in the others, if the main process failed; its own error if that was a CoraError.
     """
     if not is_main():
-        return _received()
+        return _receive()  # type: ignore[return-value]
     try:
         value = make()
     except BaseException as error:
@@ -113,61 +119,61 @@ def made_by_main(make: Callable[[], Any]) -> Any:
     return value
 
 
-def _send(value: Any = None, error: BaseException | None = None) -> None:
-    """From the main process to `_received` in the others: a value, or the error to raise there."""
+def _send(value: object = None, error: BaseException | None = None) -> None:
+    """Send the other processes, which call `_receive`, a value to return or an error to raise."""
     if count() == 1:
         return
     if error is not None and not isinstance(error, CoraError):
         error = CoraError(f"the main process failed ({type(error).__name__}: {error}); see its own message")
-    with _noticing_the_gone():
-        dist.broadcast_object_list([value, error], group=_waiting)
+    with _lost_process_as_error():
+        dist.broadcast_object_list([value, error], group=_wait_group)
 
 
-def _received() -> Any:
-    box: list[Any] = [None, None]
-    with _noticing_the_gone():
-        dist.broadcast_object_list(box, group=_waiting)
-    value, error = box
-    if error is not None:
+def _receive() -> object:
+    message: list[object] = [None, None]
+    with _lost_process_as_error():
+        dist.broadcast_object_list(message, group=_wait_group)
+    value, error = message
+    if isinstance(error, CoraError):
         raise error
     return value
 
 
 @contextmanager
-def _noticing_the_gone() -> Iterator[None]:
-    """gloo raises RuntimeError where another process has closed its connections."""
+def _lost_process_as_error() -> Iterator[None]:
+    """Turn the RuntimeError that gloo raises when another process has closed its connections into a CoraError."""
     try:
         yield
     except RuntimeError as error:
         raise CoraError(
             f"a process of this run is gone ({str(error).strip().splitlines()[0]}); see its own message, then start "
-            "all again (--resume=auto continues a training from its last saved state)"
+            "all processes again (--resume=auto continues a training from its last saved state)"
         ) from None
 
 
-def gathered(value: Any) -> list[Any]:
-    """Every process's value, in order."""
+def gather(value: _T) -> list[_T]:
+    """Return every process's value, in order of rank."""
     if count() == 1:
         return [value]
-    boxes: list[Any] = [None] * count()
-    dist.all_gather_object(boxes, value)
-    return boxes
+    values: list[_T | None] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # every place is filled now
 
 
-def own_rows(batch: Any) -> Any:
-    """This process's share of a batch's rows; every row is in one share. It may be empty."""
+def share_of_rows(batch: Interaction) -> Interaction:
+    """Return this process's share of a batch's rows, which may be empty; each row is in exactly one share."""
     return batch[slice(rank(), None, count())] if count() > 1 else batch
 
 
-def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
-    """Put the sum of all processes' gradients in place; returns the sum of their losses."""
+def sum_gradients(parameters: Iterable[Tensor], loss: float) -> float:
+    """Replace each gradient by its sum over all processes; return the sum of their losses."""
     if count() == 1:
         return loss
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in learned:
-        if parameter.grad is None:  # an empty share
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
+        if parameter.grad is None:  # this process's share is empty
             parameter.grad = torch.zeros_like(parameter)
-    grads = [parameter.grad for parameter in learned if parameter.grad is not None]
+    grads = [parameter.grad for parameter in trainable if parameter.grad is not None]
     total = torch.tensor([loss], device=grads[0].device, dtype=grads[0].dtype)
     flat = torch.cat([total, *(grad.flatten() for grad in grads)])
     dist.all_reduce(flat)
@@ -178,35 +184,37 @@ def add_gradients(parameters: Iterable[Tensor], loss: float) -> float:
     return float(flat[0])
 
 
-def share(model: Any, seed: int, *, trains: bool = True) -> None:
-    """Make a model that all processes hold one that they train and score together, where there are several.
+def share(model: nn.Module, seed: int, *, trains: bool = True) -> None:
+    """Let all processes train and score a model together; each process has a copy of it.
 
-    Its `predict`, while it is not training, computes each row in one process and gives all scores [N] to all. From here
-    on each process draws its own random numbers from torch (dropout of its own rows), and the same from numpy and
-    Python (negative samples of a batch that all walk through).
+    In evaluation mode, `model.predict` then computes each row in one process only, and returns all scores [N] in every
+    process. From here on, each process draws its own random numbers from torch (dropout on its share of the rows), but
+    the same ones from numpy and Python (negative samples of a batch that all processes see).
 
     Args:
-        trains: whether it is trained, too.
+        trains: False if the model will only be scored.
 
     Raises:
-        SettingError: it is trained and normalises over batches, of which each process would see its share alone.
+        SettingError: the model is to be trained and has batch normalisation, which would see only a process's share.
     """
     if count() == 1:
         return
     if trains and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        raise SettingError(f"{type(model).__name__} normalises over batches, which processes share; use one process")
+        raise SettingError(
+            f"{type(model).__name__} normalises over batches, which several processes share; use one process"
+        )
     if rank():
         torch.manual_seed(seed + rank())
-    predict: Callable[[Any], Tensor] = model.predict
+    predict: Callable[[Interaction], Tensor] = model.predict  # type: ignore[assignment]
 
-    def together(interaction: Any) -> Tensor:
-        if model.training:  # a loss is made of it, of rows that are shared already
+    def predict_together(interaction: Interaction) -> Tensor:
+        if model.training:  # a loss is computed from it, on rows that are this process's share already
             return predict(interaction)
-        own = own_rows(interaction)
-        scores = predict(own).float().reshape(-1).cpu() if len(own) else torch.empty(0)
-        found = torch.empty(len(interaction))
-        for number, part in enumerate(gathered(scores)):
-            found[number :: count()] = part
-        return found.to(interaction[interaction.columns[0]].device)
+        rows = share_of_rows(interaction)
+        scores = predict(rows).float().reshape(-1).cpu() if len(rows) else torch.empty(0)
+        all_scores = torch.empty(len(interaction))
+        for number, part in enumerate(gather(scores)):
+            all_scores[number :: count()] = part
+        return all_scores.to(interaction[interaction.columns[0]].device)
 
-    model.predict = together
+    model.predict = predict_together  # type: ignore[assignment]

@@ -84,7 +84,7 @@ def run(
     laps.add(parts.laps)
     stage = Stage(config, ratings, partial(config.model_class, **parts.arguments), parts.identity, parts.history_length)
 
-    with run_folder.opened(config) as folder:
+    with run_folder.claim(config) as folder:
         _train(stage, folder, on_valid)
         laps.end("train")
         scores = _score(stage, parts, _splits_to_score(stage, test), laps, folder)

@@ -1,4 +1,4 @@
-"""Model names to classes: ours, then every model of RecBole. A class is imported when it is wanted."""
+"""Model classes by name: this package's and all of RecBole's. A class is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import importlib
 from recbole_cora.errors import SettingError, nearest
 from recbole_cora.settings.recbole import recbole_model_kinds
 
-#: A model of this package is a line here: its module, whose class has the same name. Its settings, and the parts that
-#: it is built from, stand in `recbole_cora.settings.models`.
+#: This package's models: the class name and its module. A model's settings, and the frozen parts that it is built from,
+#: are declared in `recbole_cora.settings.models`.
 OURS: dict[str, str] = {
     "CoRA": "recbole_cora.models.cora",
     "ICL": "recbole_cora.models.icl",
@@ -27,7 +27,7 @@ OURS: dict[str, str] = {
 
 
 def model_class(name: str) -> type:
-    """Return the class of a model. Raises SettingError with the nearest name for one that does not exist."""
+    """Return a model's class. Raises SettingError, which suggests the nearest name, if there is no such model."""
     kinds = recbole_model_kinds()
     if name in OURS:
         module = OURS[name]

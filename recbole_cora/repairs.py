@@ -1,4 +1,4 @@
-"""Repairs of RecBole 1.2.1 on current libraries: one function each, with its cause. Nothing else patches RecBole."""
+"""Repairs of RecBole 1.2.1 on current libraries: one function each, which names the cause. Nothing else patches it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import logging
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,25 +16,32 @@ import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from recbole_cora.errors import CheckpointError, DataError, SettingError, nearest
 
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.dataset import Dataset
+    from recbole.data.interaction import Interaction
+    from recbole.model.abstract_recommender import AbstractRecommender
+
 
 def restore_numpy_aliases() -> None:
-    """RecBole's Config reads `np.float_`, `np.complex_` and `np.unicode_`, which numpy 2.0 removed."""
+    """Restore `np.float_`, `np.complex_` and `np.unicode_`: RecBole's Config reads them, and numpy 2.0 removed them."""
     for name, target in (("float_", "float64"), ("complex_", "complex128"), ("unicode_", "str_")):
         if not hasattr(np, name):
             setattr(np, name, getattr(np, target))
 
 
 def restore_dok_update() -> None:
-    """RecBole's LightGCN, NGCF, GCMC, ... fill a matrix by `dok_matrix._update`, which scipy 1.13 removed."""
+    """Restore `dok_matrix._update`: RecBole's LightGCN, NGCF, GCMC, ... call it, and scipy 1.13 removed it."""
     if not hasattr(sp.dok_matrix, "_update"):
         sp.dok_matrix._update = lambda self, entries: self._dict.update(entries)
 
 
 class _LiteralPandas:
-    """pandas, with `read_csv` reading tab-separated cells as they stand."""
+    """pandas, but its `read_csv` reads cells literally: no quoting, and only an empty cell is missing."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(pd, name)
@@ -45,41 +52,52 @@ class _LiteralPandas:
 
 
 def read_atomic_files_literally() -> None:
-    """RecBole reads atomic files with CSV quoting: a title that starts with `"` is an error, a pair of quotes on two
-    lines merges the rows between them, and the titles `NA`, `None` and `null` become empty."""
+    """Read atomic files without CSV quoting.
+
+    With RecBole's quoting, a title that starts with `"` is an error, a pair of quotes on two lines merges the rows
+    between them, and the titles `NA`, `None` and `null` become empty.
+    """
     import recbole.data.dataset.dataset as module
 
     module.pd = _LiteralPandas()
 
 
 def stop_anomaly_detection() -> None:
-    """RecBole's SINE module switches autograd's anomaly detection on when imported, for every model of the process:
-    each backward step then searches each gradient for nan (here a quarter of CoRA's training time)."""
-    importlib.import_module("recbole.model.sequential_recommender.sine")  # now, so that no later import undoes this
+    """Switch autograd's anomaly detection off, which RecBole's SINE module switches on when it is imported.
+
+    It is on for every model of the process, and each backward step then checks every gradient for NaN. That took a
+    quarter of CoRA's training time.
+    """
+    importlib.import_module("recbole.model.sequential_recommender.sine")  # now, so that no later import switches it on
     torch.autograd.set_detect_anomaly(False)
 
 
-def draw_no_more_than_there_are() -> None:
-    """RecBole's DGCF draws as many users and items as the larger of the two has in a batch, without replacement: on
-    data where the smaller has fewer it raises."""
+def cap_sample_size_of_dgcf() -> None:
+    """Let RecBole's DGCF draw at most as many users and items as there are.
+
+    It draws equally many of both, without replacement: as many as a batch has of the more numerous kind. If there are
+    fewer of the other kind in total, it raises.
+    """
     module: Any = importlib.import_module("recbole.model.general_recommender.dgcf")
     if hasattr(module.sample_cor_samples, "capped"):
         return
     original = module.sample_cor_samples
 
-    def capped(n_users: int, n_items: int, size: int) -> Any:
-        return original(n_users, n_items, min(size, n_users, n_items))
+    def capped(n_users: int, n_items: int, size: int) -> tuple[list[int], list[int]]:
+        return original(n_users, n_items, min(size, n_users, n_items))  # type: ignore[no-any-return]
 
     vars(capped)["capped"] = True
     module.sample_cor_samples = capped
 
 
-def score_single_rows() -> None:
-    """RecBole's two CPR models refuse to score single rows (`assert False`), as all items are scored for each; for a
-    few rows that is no hindrance."""
+def score_single_rows_with_cpr() -> None:
+    """Let RecBole's two CPR models score single rows.
 
-    def predict(self: Any, interaction: Any) -> torch.Tensor:
-        scores: torch.Tensor = self.full_sort_predict(interaction)
+    They refuse to (`assert False`), because they score all items for each row. For few rows that is fast enough.
+    """
+
+    def predict(self: AbstractRecommender, interaction: Interaction) -> Tensor:
+        scores: Tensor = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
 
     for name in ("GRU4RecCPR", "SASRecCPR"):
@@ -87,24 +105,27 @@ def score_single_rows() -> None:
         getattr(module, name).predict = predict
 
 
-def count_rows_of_pop() -> None:
-    """RecBole's Pop counts an item once a batch, however many rows of it are there, and sampled negatives as well; and
-    no checkpoint holds its counts. Here it counts the rows with label 1, in buffers."""
+def count_liked_rows_in_pop() -> None:
+    """Let RecBole's Pop count the rows with label 1, in buffers, so that a checkpoint contains the counts.
+
+    RecBole's own counts an item once a batch, no matter how many rows it has there, counts sampled negatives as well,
+    and keeps its counts out of checkpoints.
+    """
     module = importlib.import_module("recbole.model.general_recommender.pop")
     pop: Any = module.Pop
     if hasattr(pop, "counts_rows"):
         return
     original = pop.__init__
 
-    def init(self: Any, config: Any, dataset: Any) -> None:
+    def init(self: AbstractRecommender, config: Config, dataset: Dataset) -> None:
         original(self, config, dataset)
         del self.item_cnt, self.max_cnt
-        self.counted = config["LABEL_FIELD"]
+        self.label_column = config["LABEL_FIELD"]  # not `LABEL`, by which `is_label_aware` would classify it
         self.register_buffer("item_cnt", torch.zeros(self.n_items, 1, dtype=torch.long))
         self.register_buffer("max_cnt", torch.ones(1, dtype=torch.long))
 
-    def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
-        self.item_cnt[:, 0].index_add_(0, interaction[self.ITEM_ID], interaction[self.counted].long())
+    def calculate_loss(self: AbstractRecommender, interaction: Interaction) -> Tensor:
+        self.item_cnt[:, 0].index_add_(0, interaction[self.ITEM_ID], interaction[self.label_column].long())
         self.max_cnt.copy_(self.item_cnt.max().clamp(min=1))
         return torch.zeros(1, device=self.device, requires_grad=True)
 
@@ -112,47 +133,57 @@ def count_rows_of_pop() -> None:
 
 
 class _JoiningLogger:
-    """A logger whose `info` joins its arguments, as print does."""
+    """A logger whose `info` joins its arguments with spaces, as `print` does."""
 
-    def info(self, *words: Any) -> None:
+    def info(self, *words: object) -> None:
         logging.getLogger().info("%s", " ".join(map(str, words)))
 
 
 def join_words_of_log_lines() -> None:
-    """RecBole's RaCT and DGCF log by `info("text", value)`, without a place for the value: logging reports an error."""
+    """Let RecBole's RaCT and DGCF log `info("text", value)` as one line.
+
+    The text has no placeholder for the value, so Python's logging reports an error instead.
+    """
     general = importlib.import_module("recbole.model.general_recommender")
     for model in (general.RaCT, general.DGCF):
         model.logger = property(lambda self: _JoiningLogger(), lambda self, logger: None)
 
 
-class _Instead:
+class _PatchedModule:
     """A module with some of its names replaced."""
 
-    def __init__(self, module: ModuleType, **replaced: Any) -> None:
+    def __init__(self, module: ModuleType, **replacements: Any) -> None:
         self._module = module
-        vars(self).update(replaced)
+        vars(self).update(replacements)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
 
-#: RecBole's models that read weights of an earlier training by `torch.load`.
+#: Modules of the RecBole models that read the weights of an earlier training with `torch.load`.
 READ_WEIGHTS = (
     "general_recommender.convncf", "general_recommender.nais", "general_recommender.neumf", "general_recommender.ract",
     "context_aware_recommender.kd_dagfm", "sequential_recommender.s3rec",
 )  # fmt: skip
 
 
-def read_no_pickled_weights() -> None:
-    """Six of RecBole's models begin with weights that `torch.load` reads from a path in a setting. Its `.pth` files
-    hold a pickled Config, which torch refuses or, told otherwise, runs. Here they read a run folder of this package."""
+def refuse_pickled_weights() -> None:
+    """Let six of RecBole's models read initial weights from a run folder of this package, never from a pickle.
+
+    RecBole reads them with `torch.load` from a path in a setting. Its `.pth` files contain a pickled Config: torch
+    refuses it with `weights_only=True` and otherwise executes it.
+    """
     for name in READ_WEIGHTS:
         module: Any = importlib.import_module(f"recbole.model.{name}")
-        module.torch = _Instead(torch, load=_saved_weights)
+        module.torch = _PatchedModule(torch, load=_saved_weights)
 
 
-def _saved_weights(path: Any, **_: Any) -> dict[str, Any]:
-    """What RecBole expects of `torch.load`, from the safetensors file of a run folder. Raises CheckpointError."""
+def _saved_weights(path: str | Path, **_: object) -> dict[str, dict[str, Tensor]]:
+    """Read a run folder's safetensors file into the dict that RecBole expects from `torch.load`.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a safetensors file.
+    """
     file = Path(str(path))
     file = file / "model.safetensors" if file.is_dir() else file
     try:
@@ -160,30 +191,34 @@ def _saved_weights(path: Any, **_: Any) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot read weights from {path!r} ({' '.join(str(error).split())}); give the folder of an earlier run of "
-            "recbole-cora (RecBole's own .pth files are pickles, which can run code: they are never read)"
+            "recbole-cora (RecBole's own .pth files are pickles, which can run code, and are never read)"
         ) from None
 
 
-def read_no_pickled_vectors() -> None:
-    """RecBole's LDiffRec reads `item_emb.npy` from the dataset's folder with `allow_pickle=True`: a file that comes
-    with a dataset would run code."""
+def refuse_pickled_vectors() -> None:
+    """Let RecBole's LDiffRec read `item_emb.npy` from the dataset's folder as numbers only.
+
+    RecBole reads it with `allow_pickle=True`, so a file that comes with a dataset could run code.
+    """
     module: Any = importlib.import_module("recbole.model.general_recommender.ldiffrec")
-    module.np = _Instead(np, load=_saved_array)
+    module.np = _PatchedModule(np, load=_saved_array)
 
 
-def _saved_array(path: Any, **_: Any) -> Any:
+def _saved_array(path: str | Path, **_: object) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"cannot read the item vectors {path} ({error}); expected a .npy file of numbers (one with Python objects "
-            "is a pickle, which can run code: it is never read)"
+            "is a pickle, which can run code, and is never read)"
         ) from None
 
 
-def evaluate_no_setting() -> None:
-    """RecBole's KD_DAGFM passes the setting `teacher` to `eval`. Its module gets an `eval` of its own, which knows the
-    names of the module's classes alone."""
+def refuse_code_in_teacher_setting() -> None:
+    """Replace `eval` in RecBole's KD_DAGFM module, which evaluates the setting `teacher`.
+
+    The replacement only looks up the module's teacher classes by name.
+    """
     module: Any = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
     teachers = {
         name: cls
@@ -202,15 +237,15 @@ def evaluate_no_setting() -> None:
 
 
 def apply_all() -> None:
-    """Apply every repair; calling it again changes nothing."""
+    """Apply every repair. A second call changes nothing."""
     restore_numpy_aliases()
     restore_dok_update()
     read_atomic_files_literally()
     stop_anomaly_detection()
-    draw_no_more_than_there_are()
-    score_single_rows()
-    count_rows_of_pop()
-    read_no_pickled_weights()
-    read_no_pickled_vectors()
-    evaluate_no_setting()
+    cap_sample_size_of_dgcf()
+    score_single_rows_with_cpr()
+    count_liked_rows_in_pop()
+    refuse_pickled_weights()
+    refuse_pickled_vectors()
+    refuse_code_in_teacher_setting()
     join_words_of_log_lines()

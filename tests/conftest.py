@@ -1,4 +1,4 @@
-"""A toy dataset in RecBole's atomic files, with titles that try to break things; tiny LLMs of every family."""
+"""Fixtures: a toy dataset in RecBole's atomic files, with titles that break parsers, and a tiny LLM of each family."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ USERS, ITEMS, RATINGS = 12, 30, 20
 
 
 def write_toy(folder: Path, name: str = "toy", **changes: str | None) -> Path:
-    """Write `<folder>/<name>/<name>.inter` and `.item`; `changes` replaces a file's text, None leaves it out."""
+    """Write the files of a toy dataset and return its folder, `<folder>/<name>`.
+
+    Args:
+        changes: text by file suffix ("inter", "item", ...), in place of the toy's; None leaves the file out.
+    """
     random = np.random.default_rng(0)
     inter = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(USERS):
@@ -42,39 +46,39 @@ def write_toy(folder: Path, name: str = "toy", **changes: str | None) -> Path:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with dataset/toy in it, made the current one."""
+    """A working directory that contains dataset/toy; returns the path of dataset/toy."""
     monkeypatch.chdir(tmp_path)
     return write_toy(tmp_path / "dataset")
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A Hugging Face folder of a tiny random model per family."""
+    """The Hugging Face folders of tiny random models, by family."""
     torch.set_num_threads(1)
     texts = [load_template("movies").prompt(["Toy Story"], "Heat").text + answer for answer in (" Yes", " No")]
     tokenizer = wrap_tokenizer(train_tokenizer(texts * 20, SMALL["vocab_size"]), 256)
-    made = {}
+    folders = {}
     with torch.random.fork_rng(devices=[]):
         for family, options in OPTIONS.items():
             torch.manual_seed(1)
             config = transformers.AutoConfig.for_model(family, **{**SMALL, **options})
             model = transformers.AutoModelForCausalLM.from_config(config)
             for name, parameter in model.named_parameters():
-                if name.endswith("bias"):  # zero at birth, which would hide a forgotten one
+                if name.endswith("bias"):  # initially zero, so that a forgotten bias would go unnoticed
                     torch.nn.init.normal_(parameter, std=0.2)
-            made[family] = tmp_path_factory.mktemp(family)
-            model.save_pretrained(made[family])
-            tokenizer.save_pretrained(made[family])
-    return made
+            folders[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(folders[family])
+            tokenizer.save_pretrained(folders[family])
+    return folders
 
 
 @pytest.fixture(params=OPTIONS)
 def llm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FrozenLLM:
-    """One of each family."""
+    """A frozen LLM; the test runs once for each family."""
     return FrozenLLM.load(str(folders[request.param]), dtype="float32")
 
 
 @pytest.fixture
 def llama(folders: dict[str, Path]) -> FrozenLLM:
-    """One family, where the law does not depend on it."""
+    """A frozen LLM of one family, for tests that do not depend on the family."""
     return FrozenLLM.load(str(folders["llama"]), dtype="float32")

@@ -1,10 +1,10 @@
-"""What every model of this package promises. A model inherits the whole suite by naming itself:
+"""The contract that every model of this package keeps. A model inherits the whole suite by naming itself:
 
     class TestMine(ModelContract):
         model = "Mine"
 
-The toy world: 12 users and 30 items, ratings cut in time, so that the test rows hold a user and items that train has
-never seen, and rows without history; a tiny LLM of d = 32 made of its titles.
+The data: 12 users and 30 items, with ratings split in time. So the test rows contain a user and items that train has
+never seen, and rows without history. The LLM is a tiny one with d = 32, trained on the data's titles.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dataset/world in it; caches of trained parts are shared by the models."""
+    """A folder that contains dataset/world; the models share its cache of trained parts."""
     folder = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     ratings = ["user,item,rating,timestamp"]
     for place in range(240):
         user = "new" if place >= 228 else f"u{place % 11}"
-        item = (place * 5 + place // 11 * 7) % (24 if place < 192 else 30)  # train does not know the last six
+        item = (place * 5 + place // 11 * 7) % (24 if place < 192 else 30)  # the last six are not in train
         ratings.append(f"{user},i{item},{random.choice([2, 5])},{1000 + place}")
     items = ["item,title,genres", *(f"i{n},Film {n} of {'love' if n % 2 else 'war'},Drama" for n in range(30))]
     for name, lines in (("ratings", ratings), ("items", items)):
@@ -61,33 +61,34 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ModelContract:
-    """Subclass it, and set `model`.
+    """The tests of one model. Subclass it and set `model`.
 
     model: its name in the registry.
-    options: settings beyond the small ones.
-    memorises_at: a learning rate at which it learns 12 rows by heart; None: nothing of it is trained by steps.
-    steps: that this may take; by_heart: the AUC that it then has on them.
+    options: settings in addition to `SMALL`.
+    memorises_at: a learning rate at which it memorises 12 rows; None if it has no parameters trained by gradient steps.
+    steps: the steps in which it must memorise them.
+    memorised_auc: the AUC on these rows that it must exceed.
     """
 
     model: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
     memorises_at: ClassVar[float | None] = 0.01
     steps: ClassVar[int] = 300
-    by_heart: ClassVar[float] = 0.95
+    memorised_auc: ClassVar[float] = 0.95
 
     @pytest.fixture
     def stage(self, world: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-        """The model, freshly initialised, with its parts and rows."""
+        """A stage with the freshly initialised model, its frozen parts and its rows."""
         monkeypatch.chdir(world)
         yield self.make()
 
     def make(self) -> Stage:
-        """Another one, in the same state."""
+        """Make such a stage; every call makes one in the same state."""
         repairs.apply_all()
         metrics.register()
         cls = model_class(self.model)
-        known = declared_settings(self.model, "world")
-        settings = resolve(self.model, "world", {k: v for k, v in {**SMALL, **self.options}.items() if k in known})
+        declared = declared_settings(self.model, "world")
+        settings = resolve(self.model, "world", {k: v for k, v in {**SMALL, **self.options}.items() if k in declared})
         if "llm" in settings.needs:
             settings, *_ = with_llm(settings)
         config = CoraConfig(cls, "world", settings=settings)
@@ -96,44 +97,44 @@ class ModelContract:
         return Stage(config, ratings, lambda c, d: cls(c, d, **parts.arguments), parts.identity, parts.history_length)
 
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
-        """Twelve rows are learned by heart: what conditions the LLM reaches its answer."""
+        """The model can memorise twelve rows, so whatever conditions the LLM reaches its answer."""
         if self.memorises_at is None:
-            pytest.skip("nothing of it is trained by steps")
+            pytest.skip("it has no parameters trained by gradient steps")
         rows = next(stage.rows("train"))
         label = rows[stage.config["LABEL_FIELD"]].numpy()
         chosen = np.sort(np.concatenate([np.flatnonzero(label == value)[:6] for value in (0, 1)]))
         rows, label = rows[torch.from_numpy(chosen)], label[chosen]
-        learned = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(learned, lr=self.memorises_at)
+        trainable = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trainable, lr=self.memorises_at)
         for _ in range(self.steps):
             optimizer.zero_grad()
             stage.model.calculate_loss(rows).backward()
             optimizer.step()
         stage.model.eval()
         with torch.no_grad():
-            assert auc(stage.model.predict(rows).numpy(), label) > self.by_heart
+            assert auc(stage.model.predict(rows).numpy(), label) > self.memorised_auc
 
     def test_its_loss_is_a_mean_over_rows(self, stage: Stage) -> None:
-        """Loss and gradient of two uneven parts of a batch add up to those of the whole: it may be read in parts."""
+        """Loss and gradient of two uneven parts of a batch add up to those of the whole, so batches may be split."""
         if not any(parameter.requires_grad for parameter in stage.model.parameters()):
-            pytest.skip("nothing of it is trained by steps")
+            pytest.skip("it has no parameters trained by gradient steps")
         if loss_in_parts.is_measured(type(stage.model)):
-            pytest.skip("it is measured before each training in parts")
+            pytest.skip("its loss is measured before each training in parts")
         rows = next(stage.rows("train"))[:12]
         stage.model.train()
         assert loss_in_parts.difference(stage.model, stage.model.calculate_loss, rows) is None
 
     def test_only_its_own_weights_move(self, stage: Stage, tmp_path: Path) -> None:
-        """What a checkpoint holds is what training changes; frozen parts end bit for bit as they were."""
-        own = {id(p) for p in getattr(stage.model, "trained", stage.model).parameters()}
-        others = {name: p for name, p in stage.model.named_parameters() if id(p) not in own}
+        """Training changes only the weights that a checkpoint contains; frozen parts stay the same, bit for bit."""
+        trained = {id(p) for p in getattr(stage.model, "trained", stage.model).parameters()}
+        others = {name: p for name, p in stage.model.named_parameters() if id(p) not in trained}
         assert not any(p.requires_grad for p in others.values())
         before = {name: p.detach().clone() for name, p in others.items()}
         stage.fit(tmp_path, title=self.model)
         assert all(torch.equal(before[name], p) for name, p in others.items())
 
     def test_a_saved_model_scores_alike(self, stage: Stage, tmp_path: Path) -> None:
-        """Train, save, load into another object: the very same scores."""
+        """A trained model that is saved and loaded into a new object has exactly the same scores."""
         stage.fit(tmp_path, title=self.model)
         stage.load(tmp_path)
         again = self.make()
@@ -141,7 +142,7 @@ class ModelContract:
         assert np.array_equal(stage.score("test"), again.score("test"))
 
     def test_a_batch_is_scored_as_its_rows_are(self, stage: Stage) -> None:
-        """A row's score does not depend on its company; also for an unknown user or item, and without history."""
+        """A row's score does not depend on its batch, also for new users and items, and without history."""
         ratings = stage.ratings
         rows = next(stage.rows("test"))
         train = ratings.rows("train")

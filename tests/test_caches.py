@@ -1,4 +1,4 @@
-"""Laws of the cache: an entry is whole, knows what it holds, and is made again where it is damaged."""
+"""Laws of the cache: an entry is complete, lists its files, and is made again if it is damaged."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import recbole_cora
 from recbole_cora import cache, metrics, repairs
 from recbole_cora.cf import evidence
 from recbole_cora.cli import main
+from recbole_cora.data.ratings import Ratings
 from recbole_cora.errors import CheckpointError, LLMError, WriteError
 from recbole_cora.llm import hub
 from recbole_cora.parts import llm as llm_part
@@ -33,7 +34,7 @@ TINY: dict[str, Any] = {
     "llm": "tiny", "tiny_steps": 3, "tiny_hidden": 32, "tiny_layers": 1, "steps_per_epoch": 2, "epochs": 1,
     "learning_rate": 0.01, "cf_config": {"epochs": 1}, "references": False, "show_progress": False, "seed": 3,
 }  # fmt: skip
-#: Models that together leave every kind of entry in the cache.
+#: Models that together make every kind of cache entry.
 MODELS: dict[str, dict[str, Any]] = {
     "CoRA": {"hidden": 32, "feed_forward": 32, "rank": 4, "cf_folds": 2, "cf_evidence": ["score"]},
     "BinLLM": {
@@ -93,7 +94,7 @@ DAMAGES = [empty_all, truncate_all, flip_a_bit, remove_one, no_manifest, no_fold
 def test_damaged_entries_are_made_again_with_a_warning_each(
     toy: Path, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
-    """Each kind of entry, in some way: the warning is one line that names it, and the scores stay the same."""
+    """Every kind of entry is damaged in some way: each gets a one-line warning, and the scores stay the same."""
     whole = run(model)
     before = entries()
     assert kinds() == KINDS - ({"codes", "lora"} if model == "CoRA" else {"encoder_scores"})
@@ -110,7 +111,7 @@ def test_damaged_entries_are_made_again_with_a_warning_each(
 
 
 def make(text: str, folder: Path) -> str:
-    """A cache entry of one file, and its content."""
+    """Return the content of a cache entry of one file, which is made with `text` if there is none."""
 
     def fill(temporary: Path) -> None:
         (temporary / "file").write_text(text)
@@ -122,7 +123,7 @@ def make(text: str, folder: Path) -> str:
 def test_whatever_the_damage_an_entry_is_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
-    """With one warning; then it is whole, and nothing else is left."""
+    """There is one warning; afterwards the entry is complete, and nothing else is left."""
     entry = tmp_path / "entry"
     make("some text", entry)
     damage(entry)
@@ -133,18 +134,18 @@ def test_whatever_the_damage_an_entry_is_made_again(
 
 
 def test_an_entry_that_read_refuses_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Though its files are those of its manifest; read once more after that, its error is not hidden."""
+    """It is made again even if its files match the manifest. If reading the new entry fails too, that is an error."""
     tries: list[Path] = []
 
     def read(folder: Path) -> str:
         tries.append(folder)
         if len(tries) == 1:
-            raise CheckpointError("sick")
+            raise CheckpointError("bad")
         return "read"
 
     make("one", tmp_path / "entry")
     assert cache.cached(tmp_path / "entry", lambda temporary: None, read) == "read"
-    assert f"the cache entry {tmp_path / 'entry'} is damaged (sick); making it again" in caplog.text
+    assert f"the cache entry {tmp_path / 'entry'} is damaged (bad); making it again" in caplog.text
 
     def never(folder: Path) -> None:
         raise ValueError("never")
@@ -156,19 +157,19 @@ def test_an_entry_that_read_refuses_is_made_again(tmp_path: Path, caplog: pytest
 def test_large_files_are_checked_by_size_and_small_ones_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is 64 MiB; here it is 3 bytes."""
+    """A small file is checked by its checksum, a large one by its size. The limit is 64 MiB; here it is 3 bytes."""
     monkeypatch.setattr(cache, "_HASHED_BYTES", 3)
-    for text, changed, shows in (("abc", "abd", False), ("abcd", "abce", True), ("abcd", "abc", False)):
+    for text, changed, goes_unnoticed in (("abc", "abd", False), ("abcd", "abce", True), ("abcd", "abc", False)):
         make(text, tmp_path / "entry")
         (tmp_path / "entry" / "file").write_text(changed)
-        assert (make(text, tmp_path / "entry") == changed) == shows
+        assert (make(text, tmp_path / "entry") == changed) == goes_unnoticed
         shutil.rmtree(tmp_path / "entry")
 
 
 def test_an_entry_that_another_process_has_made_again_is_not_thrown_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was found damaged before, by both."""
+    """Both processes have seen the damage, and the other one has already replaced the entry."""
     entry = tmp_path / "entry"
     make("old", entry)
     replaced: list[int] = []
@@ -188,7 +189,7 @@ def test_an_entry_that_another_process_has_made_again_is_not_thrown_away(
 
 def _make_each_round(folder: Path, barrier: Any, answers: Any) -> None:
     for _ in range(_ROUNDS):
-        barrier.wait(60)  # it is damaged
+        barrier.wait(60)  # until the entry is damaged
         answers.put(make("good", folder))
         barrier.wait(60)
 
@@ -197,7 +198,7 @@ _ROUNDS = 12
 
 
 def test_processes_at_one_damaged_entry_all_read_a_whole_one(tmp_path: Path) -> None:
-    """Three at once, several times and by each kind of damage; nothing else is left in the folder."""
+    """Three processes at once, several times, with each kind of damage; nothing else is left in the folder."""
     context = multiprocessing.get_context("fork")
     barrier, answers, entry = context.Barrier(4), context.Queue(), tmp_path / "entry"
     processes = [context.Process(target=_make_each_round, args=(entry, barrier, answers)) for _ in range(3)]
@@ -216,7 +217,7 @@ def test_processes_at_one_damaged_entry_all_read_a_whole_one(tmp_path: Path) -> 
 
 
 def test_an_entry_is_readable_for_the_group(tmp_path: Path, toy: Path) -> None:
-    """All of it, whatever modes libraries write (safetensors: 0600); the tiny LLM too."""
+    """All files and folders are, whatever modes libraries set (safetensors: 0600); the tiny LLM's too."""
     run("CoRA", cf_evidence=[])
     paths = list(Path(".cache").rglob("*"))
     assert len(paths) > 15
@@ -242,7 +243,7 @@ def _slow(folder: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_path: Path) -> None:
-    """The next time something is made there; a folder of another machine or of a user stays as well."""
+    """The next entry made there removes leftovers. Folders of another machine and of the user stay as well."""
     context = multiprocessing.get_context("fork")
     killed = context.Process(target=_killed_while_filling, args=(tmp_path / "killed",))
     killed.start()
@@ -266,7 +267,10 @@ def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_p
 
 
 def test_each_key_holds_the_versions_of_what_makes_the_entry(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raised, each makes its kinds anew, and no other kind (prompts, and so their LoRA, depend on the tokenizer)."""
+    """Raising a version makes its own kinds of entries anew, and no others.
+
+    The version of the prompts' tokens also renews the LoRA, which depends on them.
+    """
     run("CoRA"), run("BinLLM")
     for model, module, name, makes in (
         ("CoRA", llm_part, "TINY_VERSION", {"llm"}),
@@ -275,16 +279,16 @@ def test_each_key_holds_the_versions_of_what_makes_the_entry(toy: Path, monkeypa
         ("CoRA", evidence, "_VERSION", {"encoder_scores"}),
         ("BinLLM", row_prompts, "_VERSION", {"tokens", "lora"}),
     ):
-        known = set(entries())
+        entries_before = set(entries())
         with monkeypatch.context() as patch:
             patch.setattr(module, name, 1000)
             run(model)
-        assert {entry.parent.name for entry in set(entries()) - known} == makes, (module, name)
+        assert {entry.parent.name for entry in set(entries()) - entries_before} == makes, (module, name)
 
 
 @contextmanager
 def full(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes."""
+    """Simulate a full disk: no file can grow beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -295,7 +299,7 @@ def full(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_an_entry_that_cannot_be_written_is_one_error(toy: Path, kind: str) -> None:
-    """A file in place of its folder, or no room: it names the entry and the setting that moves it; nothing is left."""
+    """A file blocks its folder, or the disk is full: the error names the entry and `--cache_dir`; nothing is left."""
     model = "CoRA" if kind == "encoder_scores" else "BinLLM"
     run(model)
     shutil.rmtree(Path(".cache") / kind)
@@ -318,7 +322,7 @@ def test_an_entry_that_cannot_be_written_is_one_error(toy: Path, kind: str) -> N
 
 @pytest.mark.parametrize("size", [100, 5_000, 60_000])
 def test_a_tiny_llm_that_cannot_be_written_is_one_error(toy: Path, size: int) -> None:
-    """Its libraries tell of a full disk in their own ways: safetensors and tokenizers not by OSError."""
+    """Libraries report a full disk in different ways: safetensors and tokenizers do not raise OSError."""
     Path("log").mkdir()
     repairs.apply_all()
     metrics.register()
@@ -333,6 +337,7 @@ def test_a_tiny_llm_that_cannot_be_written_is_one_error(toy: Path, size: int) ->
 
 
 def _file(path: Path) -> str:
+    """Make a file and return its path."""
     path.write_text("a file")
     return str(path)
 
@@ -349,41 +354,40 @@ UNWRITABLE: dict[str, tuple[Callable[[], list[str]], str]] = {
 
 @pytest.mark.parametrize("place", UNWRITABLE)
 def test_a_place_that_cannot_be_written_is_one_error(toy: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
-    """One line that names the folder and what moves it, exit code 2, before anything is trained."""
+    """Before any training, one line names the folder and the remedy; the exit code is 2."""
     arguments, remedy = UNWRITABLE[place]
     fixed = ["run", "--model=CoRA", "--dataset=toy", "--llm=tiny", "--tiny_steps=1", "--show_progress=False"]
     assert main([*fixed, *arguments()]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1 and said[0].startswith("error: cannot write ") and said[0].endswith(remedy)
-    assert ("here" if "dir" in place else place) in said[0]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: cannot write ") and error.endswith(remedy)
+    assert ("here" if "dir" in place else place) in error
     assert not list(Path().glob("saved/*/*")) and not Path(".cache/encoder").exists()
 
 
 def test_a_log_that_cannot_be_written_any_more_is_dropped(
     toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one warning; the run goes on without it."""
+    """There is one warning, and the run continues without the log."""
     from recbole_cora import quick_start
 
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest would keep RecBole's out
-    opened: list[logging.FileHandler] = []
-    begin = quick_start._log_rows
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # with pytest's handlers, RecBole would not add its own
+    log_rows = quick_start._log_rows
 
-    def fill_up(ratings: Any) -> None:
-        opened.extend(h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
-        opened[0].setStream(Path("/dev/full").open("w"))  # noqa: SIM115
-        begin(ratings)
+    def fill_up(ratings: Ratings) -> None:
+        (handler,) = (h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
+        handler.setStream(Path("/dev/full").open("w"))  # noqa: SIM115
+        log_rows(ratings)
 
     monkeypatch.setattr(quick_start, "_log_rows", fill_up)
     assert "auc" in recbole_cora.run(model="Averages", dataset="toy", options={"show_progress": False})["test"]
-    said = capsys.readouterr().err
-    assert said.count("cannot write the log") == 1 and "Traceback" not in said and "Logging error" not in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("cannot write the log") == 1 and "Traceback" not in stderr and "Logging error" not in stderr
 
 
 def test_a_tensorboard_that_cannot_be_written_any_more_is_dropped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With one warning and no traceback, whether a call or the writer's thread meets the full disk first."""
+    """There is one warning and no traceback, whether a call or the writer's thread notices the full disk first."""
     silence_threads()
     board = Board(SummaryWriter(str(tmp_path / "board")))
     board.add_scalar("loss", 1.0, 1)
@@ -398,23 +402,23 @@ def test_a_tensorboard_that_cannot_be_written_any_more_is_dropped(
 
 
 @pytest.mark.parametrize(
-    ("lost", "says"),
+    ("name", "error"),
     [("tokenizer_config.json", "has no tokenizer_config.json"), ("tokenizer.json", "cannot read the tokenizer")],
 )
 def test_an_llm_folder_without_a_file_of_its_tokenizer_is_refused(
-    folders: dict[str, Path], tmp_path: Path, lost: str, says: str
+    folders: dict[str, Path], tmp_path: Path, name: str, error: str
 ) -> None:
-    """By the name of the file, in one line: `transformers` alone would make a tokenizer with other special tokens."""
+    """One line names the file. `transformers` alone would make a tokenizer with other special tokens."""
     shutil.copytree(folders["llama"], tmp_path / "llm")
-    (tmp_path / "llm" / lost).unlink()
-    with pytest.raises(LLMError, match=says) as caught:
+    (tmp_path / "llm" / name).unlink()
+    with pytest.raises(LLMError, match=error) as caught:
         hub.load(str(tmp_path / "llm"))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "GPT2Tokenizer", "Qwen2Tokenizer", "GemmaTokenizer"])
 def test_an_llm_folder_without_a_vocabulary_is_refused(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    """`transformers` alone would make a tokenizer of special tokens only, for which every text is empty."""
+    """`transformers` alone would make a tokenizer with special tokens only, for which every text is empty."""
     shutil.copytree(folders["llama"], tmp_path / "llm")
     (tmp_path / "llm" / "tokenizer.json").unlink()
     (tmp_path / "llm" / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{kind}"}}')
@@ -424,7 +428,7 @@ def test_an_llm_folder_without_a_vocabulary_is_refused(folders: dict[str, Path],
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
 def test_a_damaged_tokenizer_is_an_llm_error(folders: dict[str, Path], tmp_path: Path, damage: bytes) -> None:
-    """The tokenizers library raises a plain Exception there."""
+    """The tokenizers library raises a plain Exception, which becomes an LLMError."""
     shutil.copytree(folders["llama"], tmp_path / "llm")
     (tmp_path / "llm" / "tokenizer.json").write_bytes(damage)
     with pytest.raises(LLMError, match="cannot read the tokenizer of the LLM"):

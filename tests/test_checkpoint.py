@@ -1,4 +1,4 @@
-"""Laws of checkpoints: whole, ours, and for what they were trained for; anything else is refused with the reason."""
+"""Laws of checkpoints: a file that is damaged, not ours, or for another identity is refused with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_saved_model_loads_bit_for_bit(tmp_path: Path) -> None:
-    """And nothing but the checkpoint is left in its folder."""
+    """Saving leaves nothing but the checkpoint in its folder."""
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
     checkpoint.save(tmp_path / checkpoint.WEIGHTS, model, IDENTITY)
     checkpoint.load(tmp_path / checkpoint.WEIGHTS, other, IDENTITY)
@@ -35,16 +35,16 @@ def test_a_saved_model_loads_bit_for_bit(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.WEIGHTS]
 
 
-@pytest.mark.parametrize("kept", [0, 5, 40, 200, -1])
-def test_a_truncated_checkpoint_is_refused(saved: Path, kept: int) -> None:
-    """Wherever it was cut."""
-    saved.write_bytes(saved.read_bytes()[:kept])
+@pytest.mark.parametrize("size", [0, 5, 40, 200, -1])
+def test_a_truncated_checkpoint_is_refused(saved: Path, size: int) -> None:
+    """It does not matter where the file is cut off."""
+    saved.write_bytes(saved.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"truncated|not a safetensors"):
         checkpoint.load(saved, nn.Linear(3, 2), IDENTITY)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
-    """One that another program wrote holds no word of what it was trained for."""
+    """A file that another program wrote does not name what it was trained for."""
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "adapter.safetensors")
     with pytest.raises(CheckpointError, match="not written by recbole-cora"):
         checkpoint.load(tmp_path / "adapter.safetensors", nn.Linear(3, 2), IDENTITY)
@@ -52,7 +52,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_is_refused_unread(tmp_path: Path, protocol: int) -> None:
-    """Bare, or in the zip that torch.save writes."""
+    """A bare pickle, and the zip file that torch.save writes, are both refused."""
     path = tmp_path / checkpoint.WEIGHTS
     path.write_bytes(pickle.dumps({"weight": 1}, protocol))
     with pytest.raises(CheckpointError, match="refused unread"):
@@ -64,7 +64,7 @@ def test_a_pickle_is_refused_unread(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"])
 def test_a_checkpoint_whose_header_length_reads_as_a_pickle_loads(tmp_path: Path, start: bytes) -> None:
-    """The length of its header, its first 8 bytes, may be 0x0280 or the like."""
+    """The first 8 bytes are the header's length, which may be 0x0280 or another number that starts a pickle."""
     model, other, path = nn.Linear(3, 2), nn.Linear(3, 2), tmp_path / checkpoint.WEIGHTS
     checkpoint.save(path, model, {"pad": ""})
     pad = "x" * (int.from_bytes(start, "little") - int.from_bytes(path.read_bytes()[:8], "little"))
@@ -75,7 +75,7 @@ def test_a_checkpoint_whose_header_length_reads_as_a_pickle_loads(tmp_path: Path
 
 
 def test_a_bit_that_has_changed_anywhere_is_refused(saved: Path) -> None:
-    """In the weights, their names, shapes and dtypes, or the identity: any bit of the file."""
+    """Any changed bit is noticed: in the weights, their names, shapes and dtypes, or the identity."""
     whole = saved.read_bytes()
     for place in range(len(whole)):
         saved.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
@@ -85,7 +85,7 @@ def test_a_bit_that_has_changed_anywhere_is_refused(saved: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_a_bit_of_the_weights_is_enough(tmp_path: Path, dtype: torch.dtype) -> None:
-    """The lowest one of the last weight, in any dtype; the message says that the file is damaged."""
+    """Flipping the lowest bit of the last weight, in any dtype, makes the file damaged."""
     path = tmp_path / checkpoint.WEIGHTS
     checkpoint.save(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
     checkpoint.load(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
@@ -98,12 +98,12 @@ def test_a_bit_of_the_weights_is_enough(tmp_path: Path, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
-    """And the model keeps the weights it had; an infinite buffer, such as a mask, is none."""
-    path, sick, model = tmp_path / checkpoint.WEIGHTS, nn.Linear(3, 2), nn.Linear(3, 2)
-    torch.nn.init.constant_(sick.bias[1:], value)
-    checkpoint.save(path, sick, IDENTITY)
+    """The model keeps its weights then. An infinite buffer, such as a mask, is not a weight and is accepted."""
+    path, diverged, model = tmp_path / checkpoint.WEIGHTS, nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.nn.init.constant_(diverged.bias[1:], value)
+    checkpoint.save(path, diverged, IDENTITY)
     before = model.bias.tolist()
-    with pytest.raises(CheckpointError, match="'bias' holds NaN or infinite weights"):
+    with pytest.raises(CheckpointError, match="'bias' has NaN or infinite weights"):
         checkpoint.load(path, model, IDENTITY)
     assert model.bias.tolist() == before
     masked = nn.Linear(3, 2)
@@ -113,7 +113,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 
 
 def test_a_checkpoint_of_the_version_before_loads(tmp_path: Path) -> None:
-    """It has the format recbole-cora/1 and no checksum."""
+    """A file of the format recbole-cora/1, without a checksum, still loads."""
     model, other, path = nn.Linear(3, 2), nn.Linear(3, 2), tmp_path / checkpoint.WEIGHTS
     header = {"format": "recbole-cora/1", "identity": json.dumps(IDENTITY)}
     save_file(model.state_dict(), path, metadata=header)
@@ -122,25 +122,26 @@ def test_a_checkpoint_of_the_version_before_loads(tmp_path: Path) -> None:
 
 
 def test_the_difference_of_identity_is_named(saved: Path) -> None:
-    """Another split, and the error says which."""
+    """The error names the entry that differs, here the split of the rows, and both values."""
     with pytest.raises(CheckpointError, match=r"another split of the rows \('abc', here 'xyz'\)"):
         checkpoint.load(saved, nn.Linear(3, 2), {**IDENTITY, "split of the rows": "xyz"})
 
 
 @pytest.mark.parametrize(
-    ("model", "says"), [(nn.Linear(4, 2), "shape"), (nn.Linear(3, 2, bias=False), "unexpected"), (nn.GRU(3, 2), "miss")]
+    ("model", "error"),
+    [(nn.Linear(4, 2), "shape"), (nn.Linear(3, 2, bias=False), "unexpected"), (nn.GRU(3, 2), "miss")],
 )
-def test_weights_of_another_form_are_refused(saved: Path, model: nn.Module, says: str) -> None:
-    """And the model keeps the weights it had."""
+def test_weights_of_another_form_are_refused(saved: Path, model: nn.Module, error: str) -> None:
+    """The model keeps its weights then."""
     before = json.dumps([p.tolist() for p in model.parameters()])
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=error):
         checkpoint.load(saved, model, IDENTITY)
     assert json.dumps([p.tolist() for p in model.parameters()]) == before
 
 
 @pytest.mark.parametrize("limit", [100, 5000])
 def test_where_the_system_refuses_to_write_the_old_file_stays(saved: Path, limit: int) -> None:
-    """Whole, and alone in its folder."""
+    """The old checkpoint is complete, and nothing else is in its folder."""
     before = saved.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

@@ -34,7 +34,7 @@ class TestTALLRec(ModelContract):
 
 
 class TestPrompt4NR(ModelContract):
-    model, memorises_at, by_heart = "Prompt4NR", 0.003, 0.85  # soft tokens are noise to such a small LLM
+    model, memorises_at, memorised_auc = "Prompt4NR", 0.003, 0.85  # to so small an LLM soft tokens are noise
 
 
 class TestPersonPrompt(ModelContract):

@@ -1,4 +1,4 @@
-"""Laws of several processes: together they are one."""
+"""Laws of several processes: together they have the results of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-#: An epoch is a step here, so that the curve is one of steps. No dropout: its numbers are each process's own.
+#: Each epoch is one step, so that the curve has the loss of each step. No dropout, whose random numbers differ between
+#: processes.
 COMMON: dict[str, Any] = {
     "steps_per_epoch": 1, "epochs": 12, "stopping_step": 99, "seed": 3, "learning_rate": 0.01, "save_scores": True,
     "show_progress": False,
@@ -33,8 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-#: On a CPU too: this is the way of `accelerate launch` that starts processes by itself; its other one is mpirun's.
-#: `recbole-cora`, and how many rows this process's CoRA has scored in `rows.RANK`.
+#: A script that runs `recbole-cora` and writes the number of rows that this process's CoRA has scored to `rows.<rank>`.
 COUNTED = """
 import sys
 from pathlib import Path
@@ -53,42 +53,43 @@ status = main(sys.argv[1:])
 Path(f"rows.{processes.rank()}").write_text(str(sum(rows)))
 sys.exit(status)
 """
+#: `--multi_gpu` on a CPU too: with it `accelerate launch` starts the processes itself, otherwise it uses mpirun.
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
 
 
 def arguments(model: str, **changes: Any) -> list[str]:
-    """After the interpreter and its launcher."""
+    """Return the command line of a run, after the interpreter and the launcher."""
     options = [f"--{key}={json.dumps(value)}" for key, value in {**MODELS[model], **changes}.items()]
     return ["-m", "recbole_cora.cli", "run", f"--model={model}", "--dataset=toy", *options]
 
 
-def launched(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    """A process of our interpreter, the leader of a group."""
+def launch(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Start a process of this interpreter, as the leader of a process group."""
     return subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
-def result(folder: str, *processes: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the processes have written together: one folder, one result."""
+def wait_for_result(folder: str, *processes: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for the processes of one run and return its result; `folder` must contain a single run."""
     for process in processes:
-        said = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, said[-3000:]
+        stderr = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, stderr[-3000:]
     (path,) = Path(folder).glob("*/result.json")
-    found: dict[str, Any] = {**json.loads(path.read_text()), "folder": path.parent}
-    return found
+    return {**json.loads(path.read_text()), "folder": path.parent}
 
 
-def ran(model: str, folder: str, launcher: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+def run(model: str, folder: str, launcher: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    """Run a model to its end and return its result."""
     command = [*(launcher or []), *arguments(model, checkpoint_dir=folder, **changes)]
-    return result(folder, launched(command))
+    return wait_for_result(folder, launch(command))
 
 
 def same_scores(one: dict[str, Any], other: dict[str, Any], within: float) -> None:
-    """The same rows in the same order, scores alike, and with them the metrics."""
+    """Check that two results have the same rows in order, nearly the same scores, and the same AUC and UAUC."""
     for split in ("valid", "test"):
-        rows, others = (pd.read_csv(found["folder"] / f"scores.{split}.csv", dtype=str) for found in (one, other))
+        rows, others = (pd.read_csv(result["folder"] / f"scores.{split}.csv", dtype=str) for result in (one, other))
         pd.testing.assert_frame_equal(rows.drop(columns="logit"), others.drop(columns="logit"))
         np.testing.assert_allclose(rows["logit"].astype(float), others["logit"].astype(float), rtol=0, atol=within)
         assert one[split]["auc"] == other[split]["auc"] and one[split]["uauc"] == other[split]["uauc"]
@@ -96,29 +97,32 @@ def same_scores(one: dict[str, Any], other: dict[str, Any], within: float) -> No
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_train_as_one(toy: Path, model: str) -> None:
-    """The loss of each step, the weights and the scores are those of one process, but for rounding."""
-    one, two = ran(model, "one"), ran(model, "two", TORCHRUN)
-    losses, others = ([epoch["loss"] for epoch in found["curve"]] for found in (one, two))
+    """The loss of each step, the weights and the scores are those of one process, except for rounding."""
+    one, two = run(model, "one"), run(model, "two", TORCHRUN)
+    losses, others = ([epoch["loss"] for epoch in result["curve"]] for result in (one, two))
     assert len(losses) == 12
     np.testing.assert_allclose(losses, others, rtol=0, atol=1e-5)
-    weights = [load_file(found["folder"] / "model.safetensors") for found in (one, two)]
-    for name, tensor in weights[0].items():  # Adam takes steps of 0.01 of the sign of a gradient that is noise, too
+    weights = [load_file(result["folder"] / "model.safetensors") for result in (one, two)]
+    for name, tensor in weights[0].items():  # where a gradient is only noise, Adam still takes steps of 0.01
         np.testing.assert_allclose(tensor.numpy(), weights[1][name].numpy(), rtol=1e-3, atol=1e-3)
     same_scores(one, two, within=1e-4)
 
 
 def test_two_processes_score_as_one(toy: Path) -> None:
-    """The scores of a loaded model, within 1e-6; every row is scored once, by one of them."""
-    one = ran("CoRA", "one")
+    """The scores of a loaded model agree within 1e-6, and each row is scored by exactly one process."""
+    one = run("CoRA", "one")
     Path("counted.py").write_text(COUNTED)
     _, _, *options = arguments("CoRA", checkpoint_dir="two", checkpoint=str(one["folder"]))
-    same_scores(one, result("two", launched([*TORCHRUN, "counted.py", *options])), within=1e-6)
+    same_scores(one, wait_for_result("two", launch([*TORCHRUN, "counted.py", *options])), within=1e-6)
     scored = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
     assert sum(scored) == one["rows"]["valid"] + one["rows"]["test"] and min(scored) > 0
 
 
 def both(script: str, port: int) -> list[tuple[int, str]]:
-    """Exit status and standard error of two processes that run the same lines, without a launcher that ends either."""
+    """Run the same lines in two processes and return each one's exit status and standard error.
+
+    There is no launcher, which would end one process when the other fails.
+    """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     lines = f"""
 import sys, time
@@ -135,81 +139,84 @@ try:
 except CoraError as error:
     sys.exit(f"error: {{error}}")
 """
-    pair = [launched(["-c", lines], RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2", **address) for rank in "01"]
+    pair = [launch(["-c", lines], RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2", **address) for rank in "01"]
     try:
-        said = [process.communicate(timeout=60)[1] for process in pair]
+        errors = [process.communicate(timeout=60)[1] for process in pair]
     finally:
         for process in pair:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(pair, said, strict=True)]
+    return [(process.returncode, text) for process, text in zip(pair, errors, strict=True)]
 
 
 def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
-    """What it makes may take hours; steps keep the group's own timeout, here 2 seconds."""
+    """The main process may compute for hours; only training steps have the group's timeout, here 2 seconds."""
     script = """
         dist.init_process_group("gloo", timeout=timedelta(seconds=2))
         processes.join(on_cpu=True)
         with processes.main_first():
             time.sleep(4 if processes.is_main() else 0)
-        assert processes.made_by_main(lambda: time.sleep(4) or "made") == "made"
+        assert processes.broadcast_from_main(lambda: time.sleep(4) or "made") == "made"
         time.sleep(4 if processes.is_main() else 0)
         processes.wait()
     """
-    for status, said in both(script, 29581):
-        assert status == 0, said[-3000:]
+    for status, stderr in both(script, 29581):
+        assert status == 0, stderr[-3000:]
 
 
 @pytest.mark.parametrize(
-    ("failing", "says"),
+    ("failing", "message"),
     [
         ("with processes.main_first(): processes.is_main() and 1 / 0", "ZeroDivisionError: division by zero"),
-        ("processes.made_by_main(lambda: {}['missing'])", "KeyError: 'missing'"),
+        ("processes.broadcast_from_main(lambda: {}['missing'])", "KeyError: 'missing'"),
         ("processes.is_main() and sys.exit(7)\nprocesses.wait()", "a process of this run is gone"),
     ],
 )
-def test_no_process_waits_for_a_main_process_that_failed(failing: str, says: str) -> None:
-    """Whatever ended it: the other one ends too, with one line."""
+def test_no_process_waits_for_a_main_process_that_failed(failing: str, message: str) -> None:
+    """Whatever ended the main process, the other one ends too, with a one-line error."""
     main, other = both(f"processes.join(on_cpu=True)\n{failing}\ntime.sleep(600)", 29582)
     assert main[0] == (7 if "exit" in failing else 1) and other[0] == 1
     (line,) = [line for line in other[1].splitlines() if line.startswith("error: ")]
-    assert says in line
+    assert message in line
 
 
 def test_a_mistake_is_the_same_line_in_every_process() -> None:
-    """A CoraError of the main process is raised in all as it is."""
+    """A CoraError of the main process is raised unchanged in all processes."""
     script = """
         processes.join(on_cpu=True)
         def make():
             raise CoraError("no such thing")
-        processes.made_by_main(make)
+        processes.broadcast_from_main(make)
     """
-    assert all(said.splitlines()[-1] == "error: no such thing" for _, said in both(script, 29583))
+    assert all(stderr.splitlines()[-1] == "error: no such thing" for _, stderr in both(script, 29583))
 
 
 def test_every_launcher_is_understood(toy: Path) -> None:
-    """What `accelerate launch` and mpirun start is two processes, not twice one."""
-    one = ran("MF", "one")
-    same_scores(one, ran("MF", "accelerate", ACCELERATE), within=1e-4)
+    """`accelerate launch` and mpirun start one run of two processes, not two separate runs."""
+    one = run("MF", "one")
+    same_scores(one, run("MF", "accelerate", ACCELERATE), within=1e-4)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571", "OMPI_COMM_WORLD_SIZE": "2"}
     both = [
-        launched(
+        launch(
             arguments("MF", checkpoint_dir="mpi"), OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank,
             OMPI_COMM_WORLD_LOCAL_SIZE="2", **address,
         )
         for rank in "01"
     ]  # fmt: skip
-    same_scores(one, result("mpi", *both), within=1e-4)
+    same_scores(one, wait_for_result("mpi", *both), within=1e-4)
 
 
 def test_two_processes_go_on_as_if_not_stopped(toy: Path) -> None:
-    """By SIGTERM, then by SIGKILL. With dropout, whose random numbers are each process's own: the same, bit for bit."""
+    """Stopped by SIGTERM, then by SIGKILL, a resumed run ends like an uninterrupted one, bit for bit.
+
+    That includes dropout, for which each process has its own random numbers.
+    """
     changes = {"generator_dropout": 0.2, "epochs": 60, "save_every": 3}
-    whole = ran("CoRA", "whole", TORCHRUN, **changes)
+    whole = run("CoRA", "whole", TORCHRUN, **changes)
     options = arguments("CoRA", checkpoint_dir="stopped", resume="auto", **changes)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        known = set(Path("stopped").glob("*/training-*"))
-        process = launched([*TORCHRUN, *options])
-        while process.poll() is None and not set(Path("stopped").glob("*/training-*")) - known:
+        states_before = set(Path("stopped").glob("*/training-*"))
+        process = launch([*TORCHRUN, *options])
+        while process.poll() is None and not set(Path("stopped").glob("*/training-*")) - states_before:
             time.sleep(0.01)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)  # torchrun passes SIGTERM on
@@ -217,14 +224,14 @@ def test_two_processes_go_on_as_if_not_stopped(toy: Path) -> None:
             worker.kill()
         process.communicate(timeout=60)
         assert process.returncode != 0 and not list(Path("stopped").glob("*/result.json"))
-    again = result("stopped", launched([*TORCHRUN, *options]))
-    weights = [load_file(found["folder"] / "model.safetensors") for found in (whole, again)]
+    again = wait_for_result("stopped", launch([*TORCHRUN, *options]))
+    weights = [load_file(result["folder"] / "model.safetensors") for result in (whole, again)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert whole["test"] == again["test"] and whole["curve"] == again["curve"]
 
 
 def test_a_model_that_several_processes_would_change_is_refused(toy: Path) -> None:
-    """One that normalises over batches."""
-    process = launched([*TORCHRUN, "-m", "recbole_cora.cli", "run", "--model=NFM", "--dataset=toy"])
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode != 0 and "error: NFM normalises over batches" in said
+    """A model with batch normalisation is refused."""
+    process = launch([*TORCHRUN, "-m", "recbole_cora.cli", "run", "--model=NFM", "--dataset=toy"])
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode != 0 and "error: NFM normalises over batches" in stderr

@@ -1,7 +1,7 @@
-"""Every model of RecBole's registry trains and is scored on a toy dataset with all fields, or one line says why not.
+"""Every model in RecBole's registry trains and is scored on a toy dataset with all fields, or one line says why not.
 
-The dataset is `tests.conftest`'s toy with features of every type of users and items, and a knowledge graph in which
-three items have no entity.
+The dataset is `tests.conftest`'s toy dataset with user and item features of every type, and with a knowledge graph in
+which three items have no entity.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
     "epochs": 1, "pretrain_epochs": 1, "show_progress": False, "MAX_ITEM_LIST_LENGTH": 6, "learner": "sgd",
     "load_col": {"inter": INTER, "item": ITEM, "user": USER}, "numerical_features": ["age", "year", "vec", "taste"],
 }  # fmt: skip
-#: What some models need beyond that.
+#: Settings that some models need in addition.
 _CANDIDATES = {"reranker_CAN_NUM": 10}
 _VECTORS = {
     "additional_feat_suffix": ["ent", "rel"], "preload_weight": {"ent_id": "ent_vec", "rel_id": "rel_vec"},
@@ -52,13 +52,13 @@ MORE = {
     "KSR": _VECTORS,
 }
 NO_FEATURES = {"load_col": {"inter": INTER}, "numerical_features": []}
-#: Packages that are not among this package's dependencies.
+#: Packages that some models need and that are not among this package's dependencies.
 PACKAGES = {"KGAT": "dgl", "KGIN": "torch_scatter", "MCCLK": "torch_scatter", "NCL": "faiss"}
 MODELS = recbole_models()
 
 
 def write_full(folder: Path, name: str = "full", **changes: str | None) -> Path:
-    """The toy dataset with every kind of file and field."""
+    """Write the toy dataset with every kind of file and field."""
     files = {
         "item": [
             "item_id:token\ttitle:token_seq\tclass:token_seq\tyear:float\tbrand:token\tvec:float_seq",
@@ -87,14 +87,14 @@ def _vector(n: int, period: int) -> str:
 
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with dataset/full in it, made the current one."""
+    """A working directory that contains dataset/full; returns the path of dataset/full."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     return write_full(tmp_path / "dataset")
 
 
 def options_for(model: str, **changes: Any) -> dict[str, Any]:
-    """Small settings without dropout, so that a loss does not depend on how its batch is read."""
+    """Return small settings without dropout, so that a loss does not depend on how its batch is split."""
     repairs.apply_all()
     metrics.register()
     config = CoraConfig(model_class(model), "full")
@@ -110,7 +110,7 @@ def stage_of(model: str, **changes: Any) -> Stage:
 
 
 def direct_logloss(path: Path, *, logits: bool) -> float:
-    """Binary cross-entropy of a scores.csv, one row after the other."""
+    """Return the binary cross-entropy of a scores.csv, computed row by row."""
     with path.open(encoding="utf-8") as file:
         rows = [(float(row["label"]), float(row["logit" if logits else "probability"])) for row in csv.DictReader(file)]
     if not logits:
@@ -126,8 +126,11 @@ def direct_logloss(path: Path, *, logits: bool) -> float:
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(full: Path, model: str) -> None:
-    """It trains on all fields; its LogLoss is that of its scores, which lie in [0, 1] where they are probabilities; and
-    in two parts its first step has the loss of one and leads to the same scores, or is refused by name."""
+    """It trains on all fields, and its LogLoss is that of its scores, which are in [0, 1] if they are probabilities.
+
+    With batches in two parts, the first step has the same loss and training leads to the same scores, or the model is
+    refused by name.
+    """
     package = PACKAGES.get(model)
     if package and importlib.util.find_spec(package) is None:
         with pytest.raises(SettingError, match=f"{model} needs the package '{package}'.*pip install"):
@@ -150,30 +153,33 @@ def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(
     "model, reason",
     [
         ("BPR", None), ("FM", None), ("SASRec", None), ("LightGCN", None), ("NeuMF", None), ("AutoInt", None),
-        ("MF", None), ("SAS", None), ("LGCN", "no mean"),
-        ("CDAE", "no mean"), ("SGL", "no mean"), ("ConvNCF", "no mean"), ("ENMF", "no mean"), ("BERT4Rec", "no mean"),
+        ("MF", None), ("SAS", None), ("LGCN", "not a mean"),
+        ("CDAE", "not a mean"), ("SGL", "not a mean"), ("ConvNCF", "not a mean"), ("ENMF", "not a mean"),
+        ("BERT4Rec", "not a mean"),
         ("RecVAE", "RecVAETrainer"), ("MKR", "MKRTrainer"), ("CKE", "KGTrainer"), ("KTUP", "KGTrainer"),
         ("CFKG", "KGTrainer"), ("DCN", "normalises"), ("MultiVAE", "counts its calls"), ("DiffRec", "random numbers"),
     ],
 )  # fmt: skip
 def test_losses_that_are_no_means_over_rows_are_known(full: Path, model: str, reason: str | None) -> None:
-    """Sums, trainers with losses of their own and what else parts would change are refused; means are not. Measuring
-    leaves weights, random states and the loader's order as they were."""
+    """Models whose loss would change in parts are refused, such as sums and trainers with their own losses.
+
+    Measuring does not change weights, random states or the loader's order.
+    """
     stage = stage_of(model)
     weights = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
     generator = getattr(stage.train, "generator", None)
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), generator and generator.get_state())
     trainer = get_trainer(stage.config["MODEL_TYPE"], model)
-    found = loss_in_parts.why_not(stage.model, trainer, stage.train, torch.device("cpu"))
-    assert found is None if reason is None else reason in (found or "")
+    refusal = loss_in_parts.reason_to_refuse(stage.model, trainer, stage.train, torch.device("cpu"))
+    assert refusal is None if reason is None else reason in (refusal or "")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in stage.model.state_dict().items())
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
     assert generator is None or torch.equal(before[2], generator.get_state())
 
 
-@pytest.mark.parametrize("loss, reason", [("tuple", "tuple"), ("sum", "no mean"), ("mean", None)])
+@pytest.mark.parametrize("loss, reason", [("tuple", "tuple"), ("sum", "not a mean"), ("mean", None)])
 def test_what_is_measured_is_the_loss_itself(loss: str, reason: str | None) -> None:
-    """A tuple (NCL's, which needs faiss) and a sum are no means."""
+    """A tuple of losses (as NCL's, which needs faiss) and a sum are not means over rows."""
 
     class Model(nn.Linear):
         def calculate_loss(self, batch: torch.Tensor) -> Any:
@@ -182,12 +188,12 @@ def test_what_is_measured_is_the_loss_itself(loss: str, reason: str | None) -> N
 
     torch.manual_seed(0)
     model = Model(4, 3)
-    found = loss_in_parts.difference(model, model.calculate_loss, torch.randn(20, 4))
-    assert found is None if reason is None else reason in (found or "")
+    difference = loss_in_parts.difference(model, model.calculate_loss, torch.randn(20, 4))
+    assert difference is None if reason is None else reason in (difference or "")
 
 
 def test_auto_batches_are_refused_before_training(full: Path) -> None:
-    """`train_batch_size: auto` may read a batch in parts: the same refusal, though memory suffices."""
+    """`train_batch_size: auto` may split batches, so the model is refused even if memory suffices."""
     with pytest.raises(SettingError, match=r"CDAE has a loss .* so it cannot be trained with train_batch_size: auto"):
         run("CDAE", "full", options_for("CDAE", train_batch_size="auto"))
     assert not list(Path("saved").glob("CDAE*"))
@@ -220,7 +226,7 @@ def test_auto_batches_are_refused_before_training(full: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_a_model_lacks_is_said_in_one_line(full: Path, model: str, options: dict[str, Any], error: str) -> None:
-    """A field, a file, a package or a setting that a model needs is named, with what to do; nothing is left behind."""
+    """The error names the missing field, file, package or setting and the remedy; no run folder is left."""
     with pytest.raises(CoraError, match=error) as caught:
         run(model, "full", options_for(model, **options))
     assert isinstance(caught.value, (SettingError, DataError)) and "\n" not in str(caught.value)
@@ -240,7 +246,7 @@ def test_what_a_model_lacks_is_said_in_one_line(full: Path, model: str, options:
 def test_a_broken_knowledge_graph_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], error: str
 ) -> None:
-    """Missing files and columns, and links from which wrong entity ids would come."""
+    """Missing files and columns are errors, and so are links that would lead to wrong entity ids."""
     monkeypatch.chdir(tmp_path)
     write_full(tmp_path / "dataset", **changes)
     with pytest.raises(DataError, match=error):
@@ -248,7 +254,7 @@ def test_a_broken_knowledge_graph_is_said_in_one_line(
 
 
 def test_an_error_of_our_models_is_not_hidden() -> None:
-    """The net under RecBole's models catches nothing of this package's, nor a CoraError."""
+    """`one_line` converts errors of RecBole's models only, and leaves a CoraError as it is."""
     with pytest.raises(KeyError), one_line(Averages):
         raise KeyError("a bug of ours")
     with pytest.raises(CheckpointError), one_line(MODELS["BPR"]):
@@ -258,7 +264,7 @@ def test_an_error_of_our_models_is_not_hidden() -> None:
 
 
 def test_a_knowledge_graph_changes_no_row(full: Path) -> None:
-    """RecBole drops the rows of items without an entity; here they stay, with the ids that the entities have."""
+    """Rows of items without an entity stay, although RecBole drops them; linked items have their entities' ids."""
     stage = stage_of("CKE")
     dataset = stage._dataset
     assert isinstance(dataset, KnowledgeBasedDataset) and len(dataset.item2entity) == ITEMS - 3
@@ -270,13 +276,13 @@ def test_a_knowledge_graph_changes_no_row(full: Path) -> None:
 
 
 def test_short_epochs_hold_batches_of_their_kind(full: Path) -> None:
-    """With `steps_per_epoch`, MKR's turns between rows and triples each begin a pass of their own."""
+    """With `steps_per_epoch`, MKR starts a new pass each time it switches between rows and triples."""
     options = options_for("MKR", epochs=4, steps_per_epoch=2, train_batch_size=40)
     assert len(run("MKR", "full", options)["curve"]) == 4
 
 
 def test_dien_has_another_item_beside_each_of_the_history(full: Path) -> None:
-    """Its negatives are items, never the one beside them, and absent where the history is."""
+    """Each item of the history has another item as its negative; padding has none."""
     rows = stage_of("DIEN").all_rows()
     history, negative = rows["item_id_list"], rows["neg_item_id_list"]
     assert torch.equal(history > 0, negative > 0) and (history > 0).any()
@@ -297,19 +303,19 @@ def test_dien_has_another_item_beside_each_of_the_history(full: Path) -> None:
 def test_a_model_begins_with_weights_of_an_earlier_run(
     full: Path, first: str, second: str, changes: dict[str, Any]
 ) -> None:
-    """RecBole's two-stage trainings read this package's run folders."""
+    """RecBole's two-stage trainings start from the weights in a run folder of this package."""
     folder = run(first, "full", options_for(first))["folder"]
     changes = {key: folder if value == "{}" else value for key, value in changes.items()}
     stage = stage_of(second, **changes)
     earlier = repairs._saved_weights(folder)["state_dict"]
-    own = stage.model.state_dict()
-    shared = [name for name in own if name in earlier and own[name].shape == earlier[name].shape]
-    assert any(torch.equal(own[name], earlier[name]) and earlier[name].std() > 0 for name in shared)
+    state = stage.model.state_dict()
+    shared = [name for name in state if name in earlier and state[name].shape == earlier[name].shape]
+    assert any(torch.equal(state[name], earlier[name]) and earlier[name].std() > 0 for name in shared)
     assert run(second, "full", options_for(second, **changes))["test"]["auc"] is not None
 
 
 def test_pop_counts_liked_rows_and_keeps_them(full: Path) -> None:
-    """Its score is the item's share of the most liked item's train rows, in a run and from its checkpoint."""
+    """A score is the item's number of liked train rows relative to the most liked item's, also after loading."""
     options = options_for("Pop", save_scores=True, train_batch_size=50)
     result = run("Pop", "full", options)
     ratings = stage_of("Pop").ratings
@@ -323,7 +329,7 @@ def test_pop_counts_liked_rows_and_keeps_them(full: Path) -> None:
 
 
 def test_scores_of_averages_are_probabilities_in_the_order_of_the_sums() -> None:
-    """Within (0, 1), equal to the sum between .01 and .99, and strictly rising from -1 to 2."""
+    """They are within (0, 1), equal the sum from 0.01 to 0.99, and rise strictly for sums from -1 to 2."""
     sums = torch.linspace(-1, 2, 30_001, dtype=torch.float64)
     model = Averages.__new__(Averages)
     nn.Module.__init__(model)
@@ -334,11 +340,11 @@ def test_scores_of_averages_are_probabilities_in_the_order_of_the_sums() -> None
     assert p.min() > 0 and p.max() < 1 and (p.diff() > 0).all()
     inside = (sums >= 0.01) & (sums <= 0.99)
     assert torch.equal(p[inside], sums[inside])
-    assert (p.float().double().diff() > 0).all()  # also as float32, as scores are kept
+    assert (p.float().double().diff() > 0).all()  # also as float32, the type in which scores are stored
 
 
 def test_whether_scores_are_logits_is_read_from_predict() -> None:
-    """A class's word goes first, then a sigmoid in `predict`; RippleNet, though pointwise, answers logits."""
+    """A class's declaration comes first, then a sigmoid in `predict`; RippleNet is pointwise but returns logits."""
 
     class Sigmoid(GeneralRecommender):
         def predict(self, interaction: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Each repair of RecBole 1.2.1 mends what it says, and applying all of them twice changes nothing."""
+"""Each repair of RecBole 1.2.1 fixes what it claims to fix, and applying all of them twice changes nothing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ import recbole_cora
 from recbole_cora import repairs
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
 from recbole_cora.settings.recbole_config import CoraConfig
-from recbole_cora.training.trainer import _OurTrainer
+from recbole_cora.training.trainer import CoraTrainer
 from tests.conftest import write_toy
 
 
 def test_names_that_recbole_reads_are_there() -> None:
+    """The names that numpy and scipy removed are restored; applying the repairs twice is harmless."""
     repairs.apply_all()
     repairs.apply_all()
     assert np.float_ is np.float64 and np.unicode_ is np.str_
@@ -35,7 +36,7 @@ def test_names_that_recbole_reads_are_there() -> None:
 
 
 def test_autograd_searches_no_gradient_for_nan() -> None:
-    """Although every RecBole sequential model is importable."""
+    """Anomaly detection stays off after importing all of RecBole's sequential models."""
     repairs.apply_all()
     import recbole.model.sequential_recommender  # noqa: F401
 
@@ -44,7 +45,7 @@ def test_autograd_searches_no_gradient_for_nan() -> None:
 
 @pytest.mark.parametrize("model", ["FM", "DeepFM"])
 def test_recbole_reads_titles_with_quotes_in_its_feature_models(toy: Path, model: str) -> None:
-    """A title that begins with a quote neither merges rows nor fails; plain RecBole's CSV quoting does both."""
+    """A title that begins with a quote neither merges rows nor fails; with RecBole's CSV quoting it does both."""
     items = [f'i{n}\t"Quoted {n}\tDrama' for n in range(30)]
     write_toy(toy.parent, "quoted", item="\n".join(["item_id:token\ttitle:token_seq\tclass:token_seq", *items]) + "\n")
     options = {"epochs": 1, "show_progress": False, "load_col": {"inter": ["user_id", "item_id"], "item": "*"}}
@@ -52,19 +53,19 @@ def test_recbole_reads_titles_with_quotes_in_its_feature_models(toy: Path, model
     assert result["rows"]["train"] == 192
 
 
-#: Calls that turn a text or a file into code or objects.
+#: Calls that turn text or a file into code or objects.
 _SUSPECTS = {
     "eval", "exec", "compile", "__import__", "import_module", "getattr", "load", "loads", "Unpickler", "read_pickle",
     "system", "popen", "Popen", "spawn", "run_path", "run_module", "extractall", "unsafe_load", "full_load",
 }  # fmt: skip
 _CLOSED, _OVERRIDDEN, _UNREACHED, _HARMLESS = "closed in repairs.py", "overridden", "not reached by a run", "harmless"
-#: (file, function, call) in RecBole 1.2.1 -> what becomes of it in a run of ours.
-_JUDGED = {
+#: Our verdict on each such call in RecBole 1.2.1: (file, function, call).
+_VERDICTS = {
     ("config/configurator.py", "Config._convert_config_dict", "eval"): _OVERRIDDEN,
     ("config/configurator.py", "Config._load_config_files", "yaml.load"): _OVERRIDDEN,
     ("config/configurator.py", "Config._update_internal_config_dict", "yaml.load"): _OVERRIDDEN,  # by its loader
     ("data/dataset/dataset.py", "Dataset._get_download_url", "yaml.load"): _UNREACHED,
-    ("data/utils.py", "create_dataset", "importlib.import_module"): _UNREACHED,  # rows_dataset.make_dataset instead
+    ("data/utils.py", "create_dataset", "importlib.import_module"): _UNREACHED,  # recbole_dataset.make_dataset instead
     ("data/utils.py", "create_dataset", "getattr"): _UNREACHED,
     ("data/utils.py", "create_dataset", "pickle.load"): _UNREACHED,
     ("data/utils.py", "load_split_dataloaders", "pickle.load"): _UNREACHED,
@@ -89,7 +90,7 @@ _JUDGED = {
     ("utils/utils.py", "get_model", "getattr"): _UNREACHED,
     ("utils/utils.py", "get_trainer", "importlib.import_module"): _HARMLESS,  # one fixed module
     ("utils/utils.py", "get_trainer", "getattr"): _HARMLESS,  # a name of the registry
-    # An attribute of the object itself, named by a field or a file's ending, is read and not called:
+    # These read an attribute of the object itself, named by a field or a file's suffix, and do not call it:
     ("data/dataset/customized_dataset.py", "DIENDataset.data_augmentation", "getattr"): _HARMLESS,
     ("data/dataset/dataset.py", "Dataset._build_feat_name_list", "getattr"): _HARMLESS,
     ("data/dataset/dataset.py", "Dataset._load_user_or_item_feat", "getattr"): _HARMLESS,
@@ -109,10 +110,10 @@ _JUDGED = {
 
 
 def _suspects(node: ast.AST, scope: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """(function, call) of each suspect below a node."""
+    """Yield (function, call) for each suspicious call below a node."""
     for child in ast.iter_child_nodes(node):
-        named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        yield from _suspects(child, (*scope, child.name) if named else scope)  # type: ignore[union-attr]
+        is_scope = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        yield from _suspects(child, (*scope, child.name) if is_scope else scope)  # type: ignore[union-attr]
         if not isinstance(child, ast.Call):
             continue
         call = ast.unparse(child.func)
@@ -122,16 +123,16 @@ def _suspects(node: ast.AST, scope: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 def test_every_call_of_recbole_that_could_run_code_is_judged() -> None:
-    """RecBole's source holds these calls and no other; those to be closed are closed, in each module."""
+    """RecBole's source has exactly these calls, and every call to be closed is closed in its module."""
     root = Path(recbole.__file__).parent
     calls = {
         (path.relative_to(root).as_posix(), *suspect)
         for path in root.rglob("*.py")
         for suspect in _suspects(ast.parse(path.read_text(encoding="utf-8")))
     }
-    assert calls == set(_JUDGED)
+    assert calls == set(_VERDICTS)
     repairs.apply_all()
-    for (file, _, call), verdict in _JUDGED.items():
+    for (file, _, call), verdict in _VERDICTS.items():
         if verdict != _CLOSED:
             continue
         module: Any = importlib.import_module("recbole." + file.removesuffix(".py").replace("/", "."))
@@ -139,18 +140,15 @@ def test_every_call_of_recbole_that_could_run_code_is_judged() -> None:
         function = getattr(getattr(module, module_name), name) if module_name else vars(module)[name]
         assert function.__module__ == repairs.__name__, f"{file} still calls {call}"
     for base, ours, names in (
-        (
-            Config,
-            CoraConfig,
-            ("_load_cmd_line", "_load_internal_config_dict"),
-        ),  # what reads: nothing is left to evaluate
-        (Trainer, _OurTrainer, ("resume_checkpoint", "evaluate")),
+        # the methods that read settings from outside: nothing is left to evaluate
+        (Config, CoraConfig, ("_load_cmd_line", "_load_internal_config_dict")),
+        (Trainer, CoraTrainer, ("resume_checkpoint", "evaluate")),
     ):
         assert all(getattr(base, name) is not getattr(ours, name) for name in names)
 
 
 class _Bomb:
-    """Unpickled, it makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -161,11 +159,11 @@ class _Bomb:
 
 @pytest.fixture
 def mark(toy: Path, tmp_path: Path) -> Iterator[Path]:
-    """A file that exists once planted code has run; pickles that make it lie in bomb.pth and all default places."""
+    """A file that exists once planted code has run. Pickles that make it are in bomb.pth and in all default places."""
     mark = tmp_path / "mark"
     bomb = pickle.dumps({"state_dict": _Bomb(mark)})
     pickle.loads(bomb)
-    assert mark.exists()  # it does run
+    assert mark.exists()  # the planted code does run
     mark.unlink()
     (tmp_path / "saved").mkdir()
     for name in ("bomb.pth", "saved/toy-Dataset.pth", "saved/toy-SequentialDataset.pth"):
@@ -192,7 +190,7 @@ def mark(toy: Path, tmp_path: Path) -> Iterator[Path]:
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 def test_planted_code_is_refused_in_one_line(mark: Path, model: str, options: dict[str, Any]) -> None:
-    """Code in a setting, or in a file that a setting names, does not run."""
+    """Code in a setting, or in a file that a setting names, does not run; the error is one line."""
     item = {"load_col": {"inter": ["user_id", "item_id"], "item": ["item_id", "class"]}}
     with pytest.raises(CoraError) as caught:
         recbole_cora.run(model, "toy", {"epochs": 1, "show_progress": False, **item, **options})
@@ -201,13 +199,13 @@ def test_planted_code_is_refused_in_one_line(mark: Path, model: str, options: di
 
 @pytest.mark.parametrize("model", ["BPR", "SASRec"])
 def test_planted_files_are_not_read(mark: Path, model: str) -> None:
-    """Pickles in the places where RecBole looks for saved datasets and loaders, and where settings say, do nothing."""
+    """Pickles are never read, neither where RecBole looks for saved datasets and loaders nor where settings say."""
     options = {"dataset_save_path": "bomb.pth", "dataloaders_save_path": "bomb.pth"}
     recbole_cora.run(model, "toy", {"epochs": 1, "show_progress": False, "MAX_ITEM_LIST_LENGTH": 5, **options})
 
 
 def test_item_vectors_are_numbers(mark: Path, toy: Path) -> None:
-    """LDiffRec's item_emb.npy is read as numbers, and refused as objects."""
+    """LDiffRec reads an item_emb.npy of numbers, and refuses one of Python objects."""
     repairs.apply_all()
     module: Any = importlib.import_module("recbole.model.general_recommender.ldiffrec")
     vectors = np.arange(6.0).reshape(3, 2)
@@ -220,26 +218,26 @@ def test_item_vectors_are_numbers(mark: Path, toy: Path) -> None:
 
 @pytest.mark.parametrize("teacher", ["CrossNet", "CIN"])
 def test_the_teachers_of_kd_dagfm_work(toy: Path, teacher: str) -> None:
-    """A class of its module is a teacher; a distillation begins with the weights of the teacher's run."""
+    """A class of its module can be the teacher, and distillation starts from the weights of the teacher's run."""
     options = {
         "epochs": 1, "show_progress": False, "teacher": teacher, "t_cin": [8, 8], "embedding_size": 4,
         "load_col": {"inter": ["user_id", "item_id"], "item": ["item_id", "class"]},
     }  # fmt: skip
-    taught = recbole_cora.run("KD_DAGFM", "toy", options)
-    again = {**options, "phase": "distillation", "warm_up": taught["folder"]}
+    teacher_run = recbole_cora.run("KD_DAGFM", "toy", options)
+    again = {**options, "phase": "distillation", "warm_up": teacher_run["folder"]}
     assert recbole_cora.run("KD_DAGFM", "toy", again)["test"]["auc"] is not None
     with pytest.raises(SettingError, match="did you mean 'CrossNet'"):
         recbole_cora.run("KD_DAGFM", "toy", {**options, "teacher": "CrosNet"})
 
 
 def test_dgcf_trains_where_users_are_fewer_than_items(toy: Path) -> None:
-    """RecBole draws as many users as the items of a batch; where there are not so many, it takes all."""
+    """RecBole draws as many users as a batch has items; if there are fewer users, all of them are taken."""
     result = recbole_cora.run("DGCF", "toy", {"epochs": 1, "show_progress": False, "embedding_size": 8})
     assert result["curve"][0]["loss"] > 0
 
 
 def test_a_log_line_of_several_words_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """RaCT names the folder that it begins with in its line; as RecBole writes it, logging raises on it."""
+    """RaCT logs the folder of its initial weights on one line; without the repair, logging reports an error."""
     repairs.apply_all()
     with caplog.at_level("INFO"):
         ract = importlib.import_module("recbole.model.general_recommender").RaCT

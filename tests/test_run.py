@@ -1,4 +1,4 @@
-"""Runs from end to end on the toy dataset."""
+"""End-to-end runs on the toy dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "model", ["MF", "LGCN", "SAS", "BPR", "FM", "LightGCN", "SASRec", "DeepFM", "Pop", "ItemKNN", "Averages"]
 )
 def test_every_model_is_scored_on_the_same_rows(toy: Path, model: str) -> None:
-    """Whatever a model is trained on, its rows and its UAUC users are the dataset's."""
+    """Whatever rows a model is trained on, it is scored on the dataset's rows, with the dataset's UAUC users."""
     result = recbole_cora.run(model=model, dataset="toy", options=SMALL)
     assert result["rows"] == {"train": 192, "valid": 24, "test": 24}
     assert 0 <= result["test"]["auc"] <= 1 and result["uauc_users"]["test"] > 0
@@ -33,13 +33,13 @@ def test_every_model_is_scored_on_the_same_rows(toy: Path, model: str) -> None:
 
 @pytest.mark.parametrize("encoder", ["MF", "LGCN", "SAS"])
 def test_cora_runs_on_each_encoder_and_scores_alike_when_loaded(toy: Path, encoder: str) -> None:
-    """A run holds every promised key; its checkpoint, scored again, gives the very same scores."""
+    """The result has every documented key. Loading the checkpoint gives exactly the same scores."""
     result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "cf_encoder": encoder})
-    promised = (
+    documented = (
         "model dataset llm cf_encoder seed rows uauc_users valid test reference seconds trainable_parameters "
         "frozen_parameters peak_memory_mb versions config"
     )
-    assert set(promised.split()) <= set(result)
+    assert set(documented.split()) <= set(result)
     assert set(result["reference"]) == {"cf_encoder", "llm_only"}
     again = recbole_cora.run(
         model="CoRA", dataset="toy", options={**TINY, "cf_encoder": encoder, "checkpoint": result["folder"]}
@@ -48,7 +48,7 @@ def test_cora_runs_on_each_encoder_and_scores_alike_when_loaded(toy: Path, encod
 
 
 def test_an_encoder_of_other_data_is_refused(toy: Path) -> None:
-    """`cf_checkpoint` takes an earlier run's encoder, and only one of the same rows and vocabulary."""
+    """`cf_checkpoint` accepts an earlier run's encoder, but only one of the same rows and vocabulary."""
     trained = recbole_cora.run(model="MF", dataset="toy", options=SMALL)
     result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "cf_checkpoint": trained["folder"]})
     assert result["reference"]["cf_encoder"] == trained["test"]
@@ -70,7 +70,7 @@ def test_an_encoder_of_other_data_is_refused(toy: Path) -> None:
     ids=lambda options: ", ".join(f"{key}={value}" for key, value in options.items()),
 )
 def test_cora_runs_in_every_way(toy: Path, options: dict[str, Any]) -> None:
-    """Each option of the engine trains, scores, and is scored alike when loaded."""
+    """CoRA trains with each of the engine's options, and has the same scores when loaded."""
     result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, **options})
     again = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, **options, "checkpoint": result["folder"]})
     assert again["test"] == result["test"]
@@ -78,7 +78,7 @@ def test_cora_runs_in_every_way(toy: Path, options: dict[str, Any]) -> None:
 
 
 def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
-    """Recomputed activations, parts of a batch, small rows: the same scores after training as without."""
+    """Recomputing activations, splitting batches and reading few tokens at once do not change the scores."""
     exact = {**TINY, "generator_dropout": 0.0, "cf_dropout": 0.0, "delta_dropout": 0.0}
     plain = recbole_cora.run(model="CoRA", dataset="toy", options=exact)["test"]["logloss"]
     for options in ({"gradient_checkpointing": True}, {"gradient_accumulation": 3}, {"llm_batch_tokens": 200}):
@@ -87,7 +87,7 @@ def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
 
 
 def test_a_model_is_used_in_the_mode_it_was_trained_in(toy: Path) -> None:
-    """Weights trained on the question alone are refused on the whole prompt, and an unknown mode is named."""
+    """Weights trained on the question alone are refused for the whole prompt. An unknown mode is an error."""
     trained = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "question"})
     with pytest.raises(CheckpointError, match=r"weights_on='question' \(here 'prompt'\)"):
         recbole_cora.run(options={"checkpoint": trained["folder"], "weights_on": "prompt", "show_progress": False})
@@ -96,17 +96,17 @@ def test_a_model_is_used_in_the_mode_it_was_trained_in(toy: Path) -> None:
 
 
 def test_prompts_are_tokenised_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run reads the tokens of the first; another template has its own."""
+    """A second run reads the first one's tokens from the cache; with another template they are made anew."""
     recbole_cora.run(model="CoRA", dataset="toy", options=TINY)
-    calls: list[int] = []
+    encoded_rows: list[int] = []
     encode_all = PromptEncoder.encode_all
 
     def counting(self: PromptEncoder, rows: Any, **options: Any) -> Any:
-        calls.append(len(rows))
+        encoded_rows.append(len(rows))
         return encode_all(self, rows, **options)
 
     monkeypatch.setattr(PromptEncoder, "encode_all", counting)
     recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "seed": 3})
-    assert not calls
+    assert not encoded_rows
     recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "template": "books"})
-    assert sum(calls) == 240
+    assert sum(encoded_rows) == 240

@@ -1,4 +1,4 @@
-"""Laws of a stage: which rows it scores, and which signals end its training between two steps."""
+"""Laws of a stage: which rows it scores, and which signals stop its training between two steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from recbole_cora.data.ratings import load_ratings
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.registry import model_class
 from recbole_cora.settings.recbole_config import CoraConfig
-from recbole_cora.training.stage import Stage, _stops_between_steps
+from recbole_cora.training.signals import stop_between_steps
+from recbole_cora.training.stage import Stage
 
 
 def make(model: str) -> Stage:
@@ -28,7 +29,7 @@ def make(model: str) -> Stage:
 @pytest.mark.parametrize("model", ["MF", "BPR", "SASRec"])
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_a_split_is_scored_row_by_row_in_order(toy: Path, model: str, split: str) -> None:
-    """Of the train split: all rows; the liked ones alone for BPR and SASRec, which ignore labels."""
+    """The train split has all rows for MF, but only the liked ones for BPR and SASRec, which ignore labels."""
     stage = make(model)
     ratings = stage.ratings
     rows = torch.cat([batch[ROW] for batch in stage.rows(split)]).numpy()
@@ -39,36 +40,39 @@ def test_a_split_is_scored_row_by_row_in_order(toy: Path, model: str, split: str
     stage.model.eval()
     with torch.no_grad():
         scores = torch.cat([stage.model.predict(batch) for batch in stage.rows(split)]).numpy()
-    assert len(set(scores)) > 5  # else any order would do
+    assert len(set(scores)) > 5  # otherwise a wrong order would pass
     np.testing.assert_allclose(stage.score(split), scores, rtol=0, atol=1e-6)
 
 
 def test_a_split_that_does_not_exist_is_not_scored(toy: Path) -> None:
-    """Rather than another in its place."""
+    """An unknown name of a split is an error; no other split is scored instead."""
     with pytest.raises(KeyError, match="tset"):
         make("MF").score("tset")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_asks_the_training_to_stop(number: signal.Signals) -> None:
-    """The process goes on, and its handlers are afterwards those of before; a second SIGHUP does not end it, for a
-    closed terminal sends two. A signal that is ignored, as SIGHUP under nohup, stays ignored."""
+    """The process continues, and the earlier handlers are restored afterwards.
+
+    A second SIGHUP is ignored, since a closed terminal sends two. A signal that is ignored from the start, as SIGHUP is
+    under nohup, stays ignored.
+    """
     before = signal.getsignal(number)
-    reached = []
+    calls = []
     try:
-        signal.signal(number, lambda *_: reached.append("the handler of before"))
+        signal.signal(number, lambda *_: calls.append("the earlier handler"))
         trainer = SimpleNamespace(stopping=0)
-        with _stops_between_steps(trainer):
+        with stop_between_steps(trainer):
             signal.raise_signal(number)
-            assert trainer.stopping == number and not reached
+            assert trainer.stopping == number and not calls
             signal.raise_signal(number)
-            assert reached == ([] if number == signal.SIGHUP else ["the handler of before"])
-        reached.clear()
+            assert calls == ([] if number == signal.SIGHUP else ["the earlier handler"])
+        calls.clear()
         signal.raise_signal(number)
-        assert reached == ["the handler of before"]
+        assert calls == ["the earlier handler"]
         signal.signal(number, signal.SIG_IGN)
         trainer = SimpleNamespace(stopping=0)
-        with _stops_between_steps(trainer):
+        with stop_between_steps(trainer):
             signal.raise_signal(number)
         assert trainer.stopping == 0 and signal.getsignal(number) == signal.SIG_IGN
     finally:

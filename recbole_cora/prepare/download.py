@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_cora.errors import DataError
-from recbole_cora.files import locked
+from recbole_cora.files import lock
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
@@ -30,7 +30,7 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
     part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.parent):  # a second process waits, then finds the file
+        with lock(target.parent):  # a second process waits, then finds the file
             if target.is_file():
                 return target
             _fetch(url, part, show_progress)

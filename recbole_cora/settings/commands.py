@@ -18,8 +18,8 @@ class RunOptions:
     Train a model, score it on the valid and test rows, and write a run folder.
     """
 
-    model: object = setting(None, "CoRA, or any model of --models.")
-    dataset: object = setting(None, "A folder in data_path, or ml-100k, which comes with RecBole.")
+    model: Any = setting(None, "CoRA, or any model of --models.")
+    dataset: Any = setting(None, "A folder in data_path, or ml-100k, which comes with RecBole.")
     config_files: list[str] = setting([], "YAML files of settings, later ones winning.")
     models: bool = setting(False, "List the models and exit.")
 
@@ -48,8 +48,8 @@ class TuneOptions:
     best.yaml (for `run --config_files=`) and search.png.
     """
 
-    model: object = setting(None, "The model whose settings are searched.")
-    dataset: object = setting(None, "A folder in data_path, or ml-100k.")
+    model: Any = setting(None, "The model whose settings are searched.")
+    dataset: Any = setting(None, "A folder in data_path, or ml-100k.")
     config_files: list[str] = setting([], "YAML files of settings, later ones winning.")
     space: str | None = setting(
         None, "YAML file of the search space; default properties/space.yaml: learning_rate and weight_decay."

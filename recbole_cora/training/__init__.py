@@ -1,1 +1,1 @@
-"""Training and scoring one model: stage, trainer, checkpoints, states, and the run folder."""
+"""How one model is trained and scored: stage, trainer, checkpoints, training states, and the run folder."""

@@ -1,15 +1,16 @@
-"""Checkpoints: one safetensors file that holds what was trained, and in its header what it was trained for.
+"""Checkpoints: one safetensors file with the trained weights and, in its header, the identity of their training.
 
-No pickle is ever read: a file that is not safetensors is refused on its first bytes. The header also holds a checksum
-of all the rest: a file in which a bit has changed is refused.
+The identity names the model, the data and the frozen parts that the weights were trained for. No pickle is ever read:
+a file that is not safetensors is refused by its first bytes. The header also contains a checksum of everything else, so
+a file with a changed bit is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,28 +22,31 @@ from recbole_cora.files import write_whole
 
 WEIGHTS = "model.safetensors"
 _KIND = "recbole-cora"
-#: Formats that are read, after the kind of file: /2 has a checksum, /1 (until version 0.1.0) has none.
+#: The formats that can be read, as a suffix of the file's kind: /2 has a checksum, /1 (until version 0.1.0) has none.
 _CHECKED, _UNCHECKED = "/2", "/1"
-#: The longest header of a safetensors file, by that library; in bytes.
+#: The longest header that the safetensors library accepts, in bytes.
 _LONGEST_HEADER = 100_000_000
+
+#: Plain numbers by attribute, by name of the module that has them.
+Numbers = dict[str, dict[str, int | float]]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of what a model says is `trained` in it, else its whole state."""
+    """Return the state of a model's `trained` part; of the whole model if it names no such part."""
     return dict(_trained(model).state_dict())
 
 
-def numbers(model: nn.Module) -> dict[str, dict[str, int | float]]:
-    """Plain numbers that the trained modules keep beside their state, by module: a counter of steps, for one."""
-    found = {
+def numbers(model: nn.Module) -> Numbers:
+    """Return the plain numbers that the trained modules have beside their state, such as a counter of steps."""
+    by_module = {
         name: {key: value for key, value in vars(module).items() if type(value) in (int, float)}
         for name, module in _trained(model).named_modules()
     }
-    return {name: own for name, own in found.items() if own}
+    return {name: attributes for name, attributes in by_module.items() if attributes}
 
 
-def put_numbers(model: nn.Module, saved: dict[str, dict[str, int | float]]) -> None:
-    """Put back what `numbers` found."""
+def set_numbers(model: nn.Module, saved: Numbers) -> None:
+    """Restore the plain numbers that `numbers` returned."""
     for name, module in _trained(model).named_modules():
         vars(module).update(saved.get(name, {}))
 
@@ -52,51 +56,51 @@ def _trained(model: nn.Module) -> nn.Module:
     return part
 
 
-def save(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
-    """Write the trained weights and the identity of what they were trained for, whole or not at all."""
+def save(path: Path, model: nn.Module, identity: Mapping[str, object]) -> None:
+    """Write the trained weights and their identity atomically. Raises WriteError."""
     # clone: safetensors refuses tensors that share memory, as tied weights do
     state = {k: v.detach().cpu().clone().contiguous() for k, v in trained_state(model).items()}
     write(path, _KIND, state, {"identity": json.dumps(identity)})
 
 
 def write(path: Path, kind: str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file with its format and checksum in the header, whole or not at all. Raises WriteError."""
+    """Write a safetensors file atomically, with its format and checksum in the header. Raises WriteError."""
     header = {**header, "format": kind + _CHECKED}
     header["sha256"] = _checksum(tensors, header)
 
     def fill(temporary: Path) -> None:
         try:
             save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:  # how it tells of a full disk
+        except SafetensorError as error:  # this is how it reports a full disk
             raise OSError(str(error)) from None
 
     write_whole(path, fill)
 
 
-def load(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
+def load(path: Path, model: nn.Module, identity: Mapping[str, object]) -> None:
     """Load weights into `model`.
 
     Args:
-        identity: what the model is for now; every entry must equal the file's.
+        identity: the model's identity; each of its entries must equal the file's.
 
     Raises:
-        CheckpointError: no file, a pickle, a truncated, changed or foreign file, another identity, missing or
-            unexpected weights, weights of another shape, NaN or infinite weights.
+        CheckpointError: there is no such file; it is a pickle, truncated, changed or not ours; its identity differs;
+            weights are missing or unexpected, have another shape, or are NaN or infinite.
     """
-    put(path, model, read(path, _KIND, identity)[0])
+    set_weights(path, model, read(path, _KIND, identity)[0])
 
 
-def put(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put trained weights from `path` into `model`.
+def set_weights(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put trained weights, read from `path`, into `model`.
 
     Raises:
-        CheckpointError: they are of another form, or not finite; the model is as it was.
+        CheckpointError: they do not fit the model, or are not finite; the model is unchanged.
     """
-    here = trained_state(model)
-    missing, unexpected = sorted(set(here) - set(state)), sorted(set(state) - set(here))
+    expected = trained_state(model)
+    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or unexpected:
         raise CheckpointError(f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-    for name, tensor in here.items():
+    for name, tensor in expected.items():
         if tensor.shape != state[name].shape:
             raise CheckpointError(
                 f"{path}: '{name}' has shape {list(state[name].shape)}, this model's has {list(tensor.shape)}; "
@@ -107,18 +111,18 @@ def put(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
         # An infinite buffer may be a mask.
         if tensor.isnan().any() or (name in parameters and tensor.isinf().any()):
             raise CheckpointError(
-                f"{path}: '{name}' holds NaN or infinite weights: that training diverged; train again with a lower "
-                "--learning_rate, or use another checkpoint"
+                f"{path}: '{name}' has NaN or infinite weights, because its training diverged; train again with a "
+                "lower --learning_rate, or use another checkpoint"
             )
     _trained(model).load_state_dict(state)
 
 
-def read(path: Path, kind: str, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and header of a safetensors file that `write` has written.
+def read(path: Path, kind: str, identity: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header of a safetensors file that `write` has written.
 
     Raises:
-        DamagedError: it is truncated or has changed.
-        CheckpointError: no file, a pickle, a file of another kind, another identity.
+        DamagedError: the file is truncated or has changed.
+        CheckpointError: there is no such file, it is a pickle or of another kind, or its identity differs.
     """
     try:
         with path.open("rb") as file:
@@ -127,11 +131,11 @@ def read(path: Path, kind: str, identity: dict[str, Any]) -> tuple[dict[str, Ten
         raise CheckpointError(
             f"cannot read the checkpoint {path} ({error.strerror}); give the folder of an earlier run"
         ) from None
-    # A safetensors file begins with the length of its header in 8 bytes, which may be the first bytes of a pickle too.
+    # A safetensors file begins with its header's length in 8 bytes, which may look like the first bytes of a pickle.
     is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
     if not is_safetensors and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when read; refused unread: only safetensors are taken"
+            f"{path} is a pickle, which can run code when read; it was refused unread (expected a safetensors file)"
         )
     if not is_safetensors:
         raise DamagedError(f"{path} is not a safetensors file; give the folder of an earlier run")
@@ -156,7 +160,7 @@ def read(path: Path, kind: str, identity: dict[str, Any]) -> tuple[dict[str, Ten
 
 
 def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
-    """SHA-256 of the header's entries and of each tensor's name, dtype, shape and bytes."""
+    """Return the SHA-256 of the header's entries and of each tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -1,7 +1,7 @@
-"""The folder of a run: a new one of its own, or that of a run to go on with.
+"""The folder of a run: a new one, or that of an interrupted run to resume.
 
-run.json                      the settings it was begun with
-training-<step>.safetensors   states of the training, the last ones
+run.json                      the settings that the run was started with
+training-<step>.safetensors   the last states of the training
 model.safetensors             the best weights so far
 result.json                   once the run is finished
 """
@@ -11,94 +11,112 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from recbole_cora import processes
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
-from recbole_cora.files import check_writable, held, hidden_folder, write_json
+from recbole_cora.files import check_writable, hidden_folder, try_lock, write_json
 from recbole_cora.settings.recbole_config import CoraConfig
 
 log = logging.getLogger()
 
-_BEGUN, _RESULT = "run.json", "result.json"
+_SETTINGS, _RESULT = "run.json", "result.json"
 _ROOM = "make room there"
 _ROOM_OR_ELSEWHERE = f"{_ROOM}, or give another --checkpoint_dir="
 
 
 def check(config: CoraConfig) -> None:
-    """Refuse, before anything long, what `opened` would refuse after it.
+    """Refuse what `claim` would refuse, before any long computation.
 
     Raises:
-        CheckpointError: `resume` names no run, or one that is finished.
+        CheckpointError: `resume` names a folder that is not a run's, or whose run is finished.
         WriteError: the run's folder cannot be written.
     """
-    named = _named(config)
-    if named:
-        _begun(named)
-        _refuse_finished(named)
-        check_writable(named, _ROOM)
+    folder = _folder_to_resume(config)
+    if folder:
+        _read_settings(folder)
+        _refuse_finished(folder)
+        check_writable(folder, _ROOM)
     else:
         check_writable(Path(config["checkpoint_dir"]), _ROOM_OR_ELSEWHERE)
 
 
 @contextmanager
-def opened(config: CoraConfig) -> Iterator[Path]:
-    """The folder that `resume` asks for; a new one where it asks for none, or for `auto` and there is none.
+def claim(config: CoraConfig) -> Iterator[Path]:
+    """Open and lock the folder that the setting `resume` selects, for as long as the context lasts.
 
-    While the context lasts it is this run's alone. A new one is removed where the run ends with nothing to keep.
+    Without `resume`, or with `resume: auto` and no run to resume, it is a new folder. A new folder is removed again if
+    the run ends with an error and has left nothing in it.
 
     Raises:
-        CheckpointError: no such run, one that is finished, that another process is at, or one of other settings (the
-            first of them is named).
-        WriteError: the folder cannot be made, or what the run writes in it cannot be written.
+        CheckpointError: there is no such run, it is finished, another process is using it, or it was started with other
+            settings, the first of which is named.
+        WriteError: the folder cannot be made, or the run cannot write its files there.
     """
-    with ExitStack() as holds:
-        folder = processes.made_by_main(lambda: _open(config, holds))
+    with ExitStack() as locks:
+        folder = processes.broadcast_from_main(lambda: _open(config, locks))
         try:
             yield folder
         except BaseException as error:
-            if processes.is_main() and {path.name for path in folder.iterdir()} <= {_BEGUN}:
-                (folder / _BEGUN).unlink(missing_ok=True)
+            if processes.is_main() and {path.name for path in folder.iterdir()} <= {_SETTINGS}:
+                (folder / _SETTINGS).unlink(missing_ok=True)
                 folder.rmdir()
             if isinstance(error, WriteError) and str(folder) in str(error):
-                raise WriteError(f"{error}; {_ROOM if _named(config) else _ROOM_OR_ELSEWHERE}") from None
+                raise WriteError(f"{error}; {_ROOM if _folder_to_resume(config) else _ROOM_OR_ELSEWHERE}") from None
             raise
 
 
-def _open(config: CoraConfig, holds: ExitStack) -> Path:
-    folder, settings = _named(config), _settings(config)
-    if folder:
-        for key, value in _begun(folder).items():
-            if settings.get(key) != value:
-                raise CheckpointError(
-                    f"{folder} was begun with {key}={value!r}, here it is {settings.get(key)!r}; "
-                    "use the same settings, or begin a new run"
-                )
-        if not holds.enter_context(held(folder)):
-            raise CheckpointError(f"another process is at {folder}; wait until it ends, or begin a new run")
-        _refuse_finished(folder)
-        return _tidied(folder)
+def _open(config: CoraConfig, locks: ExitStack) -> Path:
+    settings = _settings(config)
+    if folder := _folder_to_resume(config):
+        return _reopen(folder, settings, locks)
     parent, prefix = Path(config["checkpoint_dir"]), f"{config['model']}-{config['dataset']}-"
-    if _wanted(config):
-        for folder in _runs(parent, prefix, settings):
-            if (folder / _RESULT).is_file():
+    if _resume(config) and (unfinished := _reopen_latest(parent, prefix, settings, locks)):
+        return unfinished
+    return _make(parent, prefix, settings, locks)
+
+
+def _reopen(folder: Path, settings: Mapping[str, object], locks: ExitStack) -> Path:
+    """Lock and return the folder that the user named. Raises CheckpointError if it cannot be resumed."""
+    for key, value in _read_settings(folder).items():
+        if settings.get(key) != value:
+            raise CheckpointError(
+                f"{folder} was started with {key}={value!r}, here it is {settings.get(key)!r}; "
+                "use the same settings, or start a new run"
+            )
+    if not locks.enter_context(try_lock(folder)):
+        raise CheckpointError(f"another process is using {folder}; wait until it ends, or start a new run")
+    _refuse_finished(folder)
+    _remove_leftovers(folder)
+    return folder
+
+
+def _reopen_latest(parent: Path, prefix: str, settings: Mapping[str, object], locks: ExitStack) -> Path | None:
+    """Lock and return the folder of the latest unfinished run with these settings; None if there is none."""
+    for folder in _runs(parent, prefix, settings):
+        if (folder / _RESULT).is_file():
+            continue
+        if locks.enter_context(try_lock(folder)):
+            if (folder / _RESULT).is_file():  # finished just now
                 continue
-            if holds.enter_context(held(folder)):
-                if (folder / _RESULT).is_file():  # finished just now
-                    continue
-                return _tidied(folder)
-            log.warning(f"another process is at {folder}; this run does not go on with it")
+            _remove_leftovers(folder)
+            return folder
+        log.warning(f"another process is using {folder}; it is not resumed")
+    return None
+
+
+def _make(parent: Path, prefix: str, settings: Mapping[str, object], locks: ExitStack) -> Path:
+    """Make a new folder, with the run's settings in it, and lock it. Raises WriteError."""
     while True:
-        # Time and chance, so that runs of one second do not share a folder.
+        # Time and a random number, so that runs started in the same second do not share a folder.
         folder = parent / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         with ExitStack() as attempt:
             try:
                 hidden = attempt.enter_context(hidden_folder(parent, folder.name))
-                write_json(hidden / _BEGUN, settings)
+                write_json(hidden / _SETTINGS, settings)
                 hidden.rename(folder)
             except OSError as error:
                 if folder.exists():
@@ -106,16 +124,16 @@ def _open(config: CoraConfig, holds: ExitStack) -> Path:
                 raise WriteError(f"cannot write {folder} ({error.strerror}); {_ROOM_OR_ELSEWHERE}") from None
             except WriteError as error:
                 raise WriteError(f"{str(error).replace(str(hidden), str(folder))}; {_ROOM_OR_ELSEWHERE}") from None
-            holds.enter_context(attempt.pop_all())  # held under its new name until the run ends
+            locks.enter_context(attempt.pop_all())  # stays locked under its new name until the run ends
         return folder
 
 
-def _runs(parent: Path, prefix: str, settings: dict[str, Any]) -> list[Path]:
-    """Folders of runs with these settings, the newest first. A damaged one is passed over, with a warning."""
+def _runs(parent: Path, prefix: str, settings: Mapping[str, object]) -> list[Path]:
+    """Return the folders of runs with these settings, latest first. A damaged one is skipped with a warning."""
     times = {}
-    for path in parent.glob(f"{prefix}*/{_BEGUN}"):
+    for path in parent.glob(f"{prefix}*/{_SETTINGS}"):
         try:
-            if _begun(path.parent) == settings:
+            if _read_settings(path.parent) == settings:
                 times[path.parent] = path.stat().st_mtime_ns
         except DamagedError as error:
             log.warning(f"{error}; this run is not resumed")
@@ -124,16 +142,16 @@ def _runs(parent: Path, prefix: str, settings: dict[str, Any]) -> list[Path]:
     return sorted(times, key=lambda folder: times[folder], reverse=True)
 
 
-def _wanted(config: CoraConfig) -> str | None:
-    """A folder, "auto", or None."""
+def _resume(config: CoraConfig) -> str | None:
+    """Return the setting `resume`: a folder, "auto", or None."""
     value = config["resume"]
     return None if value in (None, False) else "auto" if value is True else str(value)
 
 
-def _named(config: CoraConfig) -> Path | None:
-    """The folder that `resume` names; None where it is "auto" or nothing."""
-    wanted = _wanted(config)
-    return Path(wanted) if wanted and wanted != "auto" else None
+def _folder_to_resume(config: CoraConfig) -> Path | None:
+    """Return the folder that the setting `resume` names; None if it is "auto" or not set."""
+    resume = _resume(config)
+    return Path(resume) if resume and resume != "auto" else None
 
 
 def _refuse_finished(folder: Path) -> None:
@@ -141,30 +159,29 @@ def _refuse_finished(folder: Path) -> None:
         raise CheckpointError(f"{folder} is finished; --checkpoint={folder} scores it again")
 
 
-def _tidied(folder: Path) -> Path:
-    """Without the unfinished files of a process that was killed while it wrote."""
-    for left in folder.glob(".*.*"):
-        left.unlink()
-    return folder
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of a process that was killed while it was writing."""
+    for path in folder.glob(".*.*"):
+        path.unlink()
 
 
-def _settings(config: CoraConfig) -> dict[str, Any]:
-    """What must be the same for a run to be resumed; `max_steps` may be another."""
+def _settings(config: CoraConfig) -> dict[str, object]:
+    """Return the settings that must be the same for a run to be resumed; `max_steps` may differ."""
     content = {"model": config["model"], "dataset": config["dataset"], **config.content()}
-    found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in content.items() if k != "max_steps"}))
-    return found
+    settings: dict[str, object] = json.loads(json.dumps({k: v for k, v in content.items() if k != "max_steps"}))
+    return settings
 
 
-def _begun(folder: Path) -> dict[str, Any]:
-    """The settings that a run was started with. Raises CheckpointError, DamagedError."""
+def _read_settings(folder: Path) -> dict[str, object]:
+    """Return the settings that a run was started with. Raises CheckpointError, DamagedError."""
     try:
-        settings = json.loads((folder / _BEGUN).read_text(encoding="utf-8"))
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"{folder} is no run to go on with: cannot read its {_BEGUN} ({error.strerror}); give the folder of a run"
+            f"{folder} cannot be resumed: cannot read its {_SETTINGS} ({error.strerror}); give the folder of a run"
         ) from None
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise DamagedError(f"{folder / _BEGUN} is damaged; begin a new run")
+        raise DamagedError(f"{folder / _SETTINGS} is damaged; start a new run")
     return settings

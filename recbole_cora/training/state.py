@@ -1,7 +1,6 @@
-"""The state of a training between two steps: with it a run that was stopped goes on as if it had not been.
+"""The state of a training between two steps, from which a stopped run resumes as if it had never stopped.
 
-A state is nested dicts, lists and tensors, in one safetensors file: the tensors as they are, the rest as JSON in its
-header. Never pickle.
+A state is one safetensors file: the tensors as such, the rest as JSON in its header. It never contains a pickle.
 """
 
 from __future__ import annotations
@@ -10,109 +9,178 @@ import json
 import logging
 import random
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recbole_cora.errors import CheckpointError, DamagedError, WriteError
-from recbole_cora.training.checkpoint import read, write
+from recbole_cora.metrics import Metrics
+from recbole_cora.training.batches import Position
+from recbole_cora.training.checkpoint import Numbers, read, write
 
 log = logging.getLogger()
 
 _KIND = "recbole-cora-training"
 _NAME = re.compile(r"training-(\d+)\.safetensors")
 
+#: One entry an epoch: its number ("epoch"), the mean loss of its steps ("loss"), and its valid metrics if evaluated.
+Curve = list[dict[str, float | None]]
 
-def save(folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps, whole or not at all, and remove all but the last `keep`.
 
-    States of later steps, which were damaged and passed over, are removed too.
+@dataclass(frozen=True)
+class RandomStates:
+    """The states of every generator that a training draws from; `cuda` has one for each GPU."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: list[Any]
+    python: list[Any]
+
+
+class LossSum(NamedTuple):
+    """The sum of the losses of an epoch's steps so far, and the number of these steps."""
+
+    total: float
+    steps: int
+
+
+class Best(NamedTuple):
+    """The best evaluation so far: its score, its valid metrics, and the number of evaluations since."""
+
+    score: float
+    metrics: Metrics | None
+    evaluations_since: int
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that a training needs to continue. The file stores the fields under their names, in this order.
+
+    Attributes:
+        model: the trained weights.
+        numbers: the plain numbers that the trained modules have beside their weights (see `checkpoint.numbers`).
+        optimizer, schedule: their `state_dict`; `schedule` is None for a constant learning rate.
+        random: one entry a process.
+        batches: the position of the next batch.
+        parts: into how many parts a batch is split; None if batches are not split.
+        epoch: the epoch's number, from 0.
+        in_epoch: steps of that epoch so far.
+        step: steps of the training so far.
+        curve: the finished epochs.
+        losses: of the current epoch.
+        best: the best evaluation so far.
+    """
+
+    model: dict[str, Tensor]
+    numbers: Numbers
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any] | None
+    random: list[RandomStates]
+    batches: Position
+    parts: int | None
+    epoch: int
+    in_epoch: int
+    step: int
+    curve: Curve
+    losses: LossSum
+    best: Best
+
+
+def save(folder: Path, state: TrainingState, identity: Mapping[str, object], keep: int) -> Path:
+    """Write a state atomically, and remove all states but the last `keep`.
+
+    States of later steps are removed too: they were damaged, and training resumed from an earlier one.
 
     Args:
-        keep: how many to keep, this one included; it stays in any case, as a run without one cannot be resumed.
+        keep: how many states to keep, including this one, which always stays: without it the run could not be resumed.
 
     Raises:
-        WriteError: it cannot be written; the one before is as it was.
+        WriteError: it cannot be written; earlier states are unchanged.
     """
     tensors: dict[str, Tensor] = {}
-    rest = json.dumps(_packed(state, tensors))
-    path = folder / f"training-{step:08d}.safetensors"
+    rest = json.dumps(_pack(state, tensors))
+    path = folder / f"training-{state.step:08d}.safetensors"
     header = {"identity": json.dumps(identity), "state": rest}
     try:
         write(path, _KIND, tensors, header)
     except WriteError as error:
         raise WriteError(f"{error}; {_last_good(folder)}") from None
-    states = _all(folder)
-    keeps = states[: states.index(path) + 1][-max(keep, 1) :]
-    for other in states:
-        if other not in keeps:
+    paths = _all(folder)
+    paths_to_keep = paths[: paths.index(path) + 1][-max(keep, 1) :]
+    for other in paths:
+        if other not in paths_to_keep:
             other.unlink()
     return path
 
 
 def latest(folder: Path) -> Path | None:
-    """The folder's last state."""
-    states = _all(folder)
-    return states[-1] if states else None
+    """Return the path of the folder's last state; None if there is none."""
+    paths = _all(folder)
+    return paths[-1] if paths else None
 
 
-def load(folder: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """Return the folder's last state and its path; None: there is none.
+def load(folder: Path, identity: Mapping[str, object]) -> tuple[Path, TrainingState] | None:
+    """Read the folder's last state and return it with its path; None if there is none.
 
-    A damaged state is passed over for the one before it, with a warning that names both.
+    If a state is damaged, the one before it is read instead, with a warning that names both.
 
     Raises:
-        CheckpointError: all states are damaged, or the state is foreign or of another training.
+        CheckpointError: all states are damaged, or the state is not ours, or it is from another training.
     """
-    states = _all(folder)
-    for number in reversed(range(len(states))):
+    paths = _all(folder)
+    for number in reversed(range(len(paths))):
         try:
-            return states[number], _read(states[number], identity)
+            return paths[number], _read(paths[number], identity)
         except DamagedError as error:
             if number == 0:
-                which = "its training state is" if len(states) == 1 else f"all {len(states)} training states are"
+                which = "its training state is" if len(paths) == 1 else f"all {len(paths)} training states are"
                 raise CheckpointError(
                     f"cannot resume {folder}: {which} damaged ({error}); remove the folder and run again"
                 ) from None
-            log.warning(f"{states[number]} is damaged; resuming from the state before it, {states[number - 1]}")
+            log.warning(f"{paths[number]} is damaged; resuming from the state before it, {paths[number - 1]}")
     return None
 
 
 def remove_all(folder: Path) -> None:
-    """Remove the folder's states: of a finished run, they serve nothing."""
-    for state in _all(folder):
-        state.unlink()
+    """Remove the folder's states; a finished run does not need them."""
+    for path in _all(folder):
+        path.unlink()
 
 
-def _read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _read(path: Path, identity: Mapping[str, object]) -> TrainingState:
     tensors, header = read(path, _KIND, identity)
-    state: dict[str, Any] = _unpacked(json.loads(header["state"]), tensors)
-    return state
+    fields: dict[str, Any] = _unpack(json.loads(header["state"]), tensors)
+    fields["random"] = [RandomStates(**states) for states in fields["random"]]
+    fields["batches"] = Position(**fields["batches"])
+    fields["losses"], fields["best"] = LossSum(*fields["losses"]), Best(*fields["best"])
+    return TrainingState(**fields)
 
 
-def random_states() -> dict[str, Any]:
-    """Of every generator that a training draws from."""
+def random_states() -> RandomStates:
+    """Return the current states of all generators."""
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     version, inner, second = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(place), int(has_gauss), float(gauss)],
-        "python": [version, list(inner), second],
-    }
+    return RandomStates(
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        numpy=[kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(place), int(has_gauss), float(gauss)],
+        python=[version, list(inner), second],
+    )
 
 
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put the generators where `random_states` found them."""
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    kind, keys, *others = states["numpy"]
+def set_random_states(states: RandomStates) -> None:
+    """Restore the generators' states."""
+    torch.set_rng_state(states.torch)
+    if states.cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states.cuda)
+    kind, keys, *others = states.numpy
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *others))
-    version, inner, second = states["python"]
+    version, inner, second = states.python
     random.setstate((version, tuple(inner), second))
 
 
@@ -121,28 +189,34 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _last_good(folder: Path) -> str:
-    good = latest(folder)
-    return f"the last good one is {good}" if good else "there is none before it"
+    path = latest(folder)
+    return f"the last good state is {path}" if path else "there is no earlier state"
 
 
-def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON, its tensors moved to `tensors`. A dict becomes pairs: its keys may be numbers."""
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON, with its tensors moved to `tensors`.
+
+    A dict becomes a list of pairs, since its keys may be numbers; a dataclass is stored as the dict of its fields.
+    """
     if isinstance(value, Tensor):
         name = f"{len(tensors)}"
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
-        return {"dict": [[key, _packed(inner, tensors)] for key, inner in value.items()]}
+        return {"dict": [[key, _pack(inner, tensors)] for key, inner in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_packed(inner, tensors) for inner in value]
+        return [_pack(inner, tensors) for inner in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the value that `_pack` was given; tuples and dataclasses come back as lists and dicts."""
     if isinstance(value, list):
-        return [_unpacked(inner, tensors) for inner in value]
+        return [_unpack(inner, tensors) for inner in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
-    return {key: _unpacked(inner, tensors) for key, inner in value["dict"]}
+    return {key: _unpack(inner, tensors) for key, inner in value["dict"]}

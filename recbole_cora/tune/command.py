@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_cora.errors import SettingError, WriteError, raise_all
-from recbole_cora.files import check_writable, held
+from recbole_cora.files import check_writable, try_lock
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.commands import TuneOptions, split_options
 from recbole_cora.settings.reading import parse_arguments, read_yaml
@@ -56,7 +56,7 @@ def tune_command(arguments: list[str]) -> None:
     folder = _folder(options)
     new = _new_search(options, settings) if options.resume is None else None
     check_writable(folder, "give another --out=")
-    with held(folder) as alone:
+    with try_lock(folder) as alone:
         if not alone:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
         search = new or _earlier_search(options, settings, folder)
