@@ -19,7 +19,7 @@ from recbole_cora.data.protocol import SPLITS
 from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.files import check_writable, write_json
 from recbole_cora.llm.choice import with_llm
-from recbole_cora.models.cora import CoRA
+from recbole_cora.metrics import Metrics
 from recbole_cora.parts.laps import Laps
 from recbole_cora.parts.ready import Parts, ready_parts
 from recbole_cora.prepare.command import prepare_by_itself
@@ -34,9 +34,6 @@ from recbole_cora.training.stage import Stage, peak_memory_mb
 
 log = logging.getLogger()
 
-#: Values by metric; None for a metric that the rows do not determine.
-Metrics = dict[str, float | None]
-
 
 def run(
     model: str | None = None,
@@ -47,23 +44,10 @@ def run(
     on_valid: Callable[[int, Metrics], None] | None = None,
     test: bool = True,
 ) -> dict[str, Any]:
-    """Train a model on a dataset and score it. The result is returned, and written to the run's folder.
+    """Train a model on a dataset and score it; `recbole_cora.run` documents the arguments.
 
-    Args:
-        model: `CoRA`, `MF`, `LGCN`, `SAS`, or any model of RecBole.
-        dataset: a folder of `data_path`, or `ml-100k`.
-        options: settings as Python values; they override those of the files.
-        config_files: YAML files of settings; later ones override earlier ones.
-        on_valid: called after each evaluation in training with the number of epochs so far and the valid metrics. A
-            resumed run calls it again for the epochs since its last saved state.
-        test: False leaves the test rows unscored (a search keeps them for the winner). The valid rows are then scored
-            only if the training has not evaluated them.
-
-    Returns:
-        The content of `result.json`, and `folder`, the path of the run's folder.
-
-    Raises:
-        CoraError: any error that a user can cause; no half-written file is left.
+    A resumed run calls `on_valid` again for the epochs since its last saved state. Without `test`, the valid rows are
+    scored only if the training has not evaluated them.
     """
     settings = resolve_run(model, dataset, options or {}, config_files or ())
     repairs.apply_all()
@@ -202,8 +186,8 @@ def _warm_and_cold(stage: Stage, scores: NDArray[np.float32]) -> dict[str, Metri
 def _references(stage: Stage, encoder: Stage) -> dict[str, Metrics]:
     """Return the test metrics of the model's frozen parts by themselves: the CF encoder, and for CoRA the LLM."""
     references = {"cf_encoder": encoder.metrics("test", encoder.score("test"))}
-    if isinstance(stage.model, CoRA):
-        text_only = stage.score("test", stage.model.predict_text_only, title="score LLM, prompt only")
+    if (predict_text_only := getattr(stage.model, "predict_text_only", None)) is not None:  # CoRA's
+        text_only = stage.score("test", predict_text_only, title="score LLM, prompt only")
         references["llm_only"] = stage.metrics("test", text_only, logits=True)
     return references
 

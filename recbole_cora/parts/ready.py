@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,11 +23,9 @@ from recbole_cora.errors import CheckpointError
 from recbole_cora.files import content_key
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.llm.families import weight_targets
-from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.lora import SharedLoRA
 from recbole_cora.parts.encoder import history_length, ready_codes, ready_encoder
 from recbole_cora.parts.laps import Laps
-from recbole_cora.parts.llm import ready_llm, ready_prompts, weights_on
 from recbole_cora.parts.stages import ready_stage, shared_settings, stage_config
 from recbole_cora.prompts.rows import Features, RowPrompts
 from recbole_cora.registry import model_class
@@ -36,6 +35,9 @@ from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.settings.resolve import Settings
 from recbole_cora.settings.restore import read_run
 from recbole_cora.training.stage import Stage
+
+if TYPE_CHECKING:
+    from recbole_cora.llm.frozen import FrozenLLM
 
 __all__ = ["Parts", "ready_parts"]
 
@@ -113,6 +115,8 @@ def ready_parts(config: CoraConfig, ratings: Ratings) -> Parts:
 
 
 def _add_llm(parts: Parts, config: CoraConfig, ratings: Ratings) -> None:
+    from recbole_cora.parts.llm import ready_llm, weights_on  # here: it imports transformers
+
     parts.llm = ready_llm(config, ratings)
     parts.identity |= {
         "weights_on": weights_on(config),
@@ -155,6 +159,8 @@ def _add_tallrec(parts: Parts, config: CoraConfig, ratings: Ratings) -> None:
 
 
 def _add_prompts(parts: Parts, config: CoraConfig, ratings: Ratings) -> None:
+    from recbole_cora.parts.llm import ready_prompts  # here: it imports transformers
+
     assert parts.llm is not None
     parts.prompts = ready_prompts(config, ratings, parts.llm, parts.codes)
 
@@ -165,6 +171,8 @@ def _tallrec_weights(parts: Parts, config: CoraConfig, ratings: Ratings) -> dict
     Raises:
         CheckpointError: `lora_checkpoint` is a run of another model, LLM or dataset.
     """
+    from recbole_cora.parts.llm import ready_prompts  # here: it imports transformers
+
     assert parts.llm is not None
     folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
     settings, *_ = with_llm(_tallrec_settings(config, folder))
