@@ -216,6 +216,8 @@ def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores,
         "frozen_parameters": sum(p.numel() for p in parameters) - trainable,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": summary.versions(),
+        "commit": summary.commit(),
+        "machine": summary.machine(),
         "config": package_settings,
         "recbole_config": {key: settings[key] for key in settings if key not in package_settings},
     }

@@ -1,9 +1,13 @@
-"""What a run reports: the versions in `result.json`, the table on the screen, and a CSV file of the scored rows."""
+"""The report of a run: versions, commit and machine, the table on the screen, and a CSV file of the scored rows."""
 
 from __future__ import annotations
 
 import csv
+import os
+import platform
+import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +32,37 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             installed[package] = None
     return installed
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, with "+" if files have changed since.
+
+    None if it does not run from a checkout, or git is not installed.
+    """
+    folder = Path(__file__).parent
+    try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
+        return _git(folder, "rev-parse", "--short=10", "HEAD") + ("+" if changes else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def machine() -> str:
+    """Return the processor's name and its number of cores, and the GPU's name if there is one."""
+    import torch  # here: the command line imports this file for its table alone
+
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux names the model here
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {os.cpu_count()} cores{gpu}"
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -20,8 +20,9 @@ import pytest
 import recbole_cora
 from recbole_cora import cli, metrics, repairs
 from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
+from recbole_cora.compare.rows import rows_of
 from recbole_cora.compare.runs import Run, _collect_signals
-from recbole_cora.compare.table import rows_of, write_report
+from recbole_cora.compare.table import write_report
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.files import write_json
 from recbole_cora.registry import model_class

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from recbole_cora.cli import main
+from recbole_cora.compare.pages import pages, with_tables
 from recbole_cora.settings.models import MODELS
 from tests.conftest import write_toy
 
@@ -99,3 +100,9 @@ def test_every_link_to_a_file_leads_there(page: Path) -> None:
 def test_the_readme_is_one_page() -> None:
     """At most 1,500 words; what is longer goes to docs/."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
+
+
+def test_tables_are_those_of_the_committed_results() -> None:
+    """`python -m recbole_cora.compare.pages` would change no page."""
+    for page in pages(ROOT):
+        assert with_tables(page, ROOT) == page.read_text(encoding="utf-8"), page.name

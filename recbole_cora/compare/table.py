@@ -4,132 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from recbole_cora.compare.experiment import Experiment, System
+from recbole_cora.compare.experiment import Experiment
+from recbole_cora.compare.rows import Row, Statistic, rows_of
 from recbole_cora.compare.runs import Result, Run
 from recbole_cora.files import json_text, write_whole
 
-_SPLITS = ("test", "test_warm", "test_cold", "test_warm_at_least_3", "test_cold_at_least_3", "valid")
-_METRICS = ("auc", "uauc", "logloss")
 _DECIMALS = 4
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """The mean and spread of a number over the seeds.
-
-    Attributes:
-        mean: over the seeds that have a value.
-        spread: the sample standard deviation; None for fewer than two values.
-        values: one per finished run; None for an undefined one.
-    """
-
-    mean: float
-    spread: float | None
-    values: list[float | None]
-
-    @classmethod
-    def over(cls, values: Sequence[float | None]) -> Statistic | None:
-        """Return the statistic of some values; None if no seed has one."""
-        defined = [value for value in values if value is not None]
-        if not defined:
-            return None
-        spread = statistics.stdev(defined) if len(defined) > 1 else None
-        return cls(statistics.fmean(defined), spread, list(values))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the finished runs of a system cost.
-
-    Attributes:
-        llm: the LLM's name; None for a system without one.
-        seconds: by part of a run.
-    """
-
-    trainable_parameters: int
-    llm: str | None
-    seconds: dict[str, Statistic | None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system's row.
-
-    Attributes:
-        seeds: of the finished runs.
-        failed: why a run failed, by seed.
-        missing: the seeds of runs that have neither finished nor failed.
-        scores: by split and metric.
-        cost: None if no run has finished.
-        published: the paper's AUC and UAUC on this dataset, if any.
-    """
-
-    system: str
-    model: str
-    seeds: list[int]
-    failed: dict[int, str]
-    missing: list[int]
-    scores: dict[str, dict[str, Statistic | None]]
-    cost: Cost | None
-    published: dict[str, float]
-
-    def seconds_of(self, part: str) -> Statistic | None:
-        """Return the seconds of one part of a run; None if no finished run has it."""
-        return self.cost.seconds.get(part) if self.cost is not None else None
-
-    def as_json(self) -> dict[str, object]:
-        """Return the row as an entry of report.json."""
-        content: dict[str, object] = {
-            "system": self.system, "model": self.model, "seeds": self.seeds, "failed": self.failed,
-            "missing": self.missing,
-        }  # fmt: skip
-        content |= {split: _statistics_json(metrics) for split, metrics in self.scores.items()}
-        if self.cost is not None:
-            content |= {**vars(self.cost), "seconds": _statistics_json(self.cost.seconds)}
-        return {**content, "published": self.published}
-
-
-def _statistics_json(by_name: Mapping[str, Statistic | None]) -> dict[str, object]:
-    return {name: None if statistic is None else vars(statistic) for name, statistic in by_name.items()}
-
-
-def rows_of(experiment: Experiment, runs: Sequence[Run], failed: Mapping[str, str]) -> list[Row]:
-    """Return one row per system; `failed` gives the reason of each failed run by its title."""
-    return [_row(experiment, system, runs, failed) for system in experiment.systems]
-
-
-def _row(experiment: Experiment, system: System, runs: Sequence[Run], failed: Mapping[str, str]) -> Row:
-    system_runs = [run for run in runs if run.system is system]
-    by_seed = {run.seed: result for run in system_runs if (result := run.result()) is not None}
-    results = list(by_seed.values())
-    return Row(
-        system=system.name,
-        model=system.model,
-        seeds=sorted(by_seed),
-        failed={run.seed: failed[run.title] for run in system_runs if run.title in failed},
-        missing=[run.seed for run in system_runs if run.seed not in by_seed and run.title not in failed],
-        scores={
-            split: {metric: Statistic.over([result[split][metric] for result in results]) for metric in _METRICS}
-            for split in _SPLITS
-        },
-        cost=_cost(results),
-        published=dict(zip(("auc", "uauc"), system.published.get(experiment.dataset, ()), strict=False)),
-    )
-
-
-def _cost(results: Sequence[Result]) -> Cost | None:
-    if not results:
-        return None
-    last = results[-1]
-    parts = sorted({part for result in results for part in result["seconds"]})
-    seconds = {part: Statistic.over([result["seconds"].get(part, 0.0) for result in results]) for part in parts}
-    return Cost(last["trainable_parameters"], last["llm"], seconds)
 
 
 def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[str, str], out: Path) -> None:
@@ -139,11 +23,18 @@ def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[st
     content = {
         "experiment": experiment.name, "dataset": experiment.dataset, "seeds": list(experiment.seeds),
         "settings": experiment.settings, "rows": first and first["rows"], "uauc_users": first and first["uauc_users"],
-        "versions": first and first["versions"], "systems": [row.as_json() for row in rows],
+        "versions": first and first["versions"], **_provenance(runs), "systems": [row.as_json() for row in rows],
     }  # fmt: skip
     _write_text(out / "report.json", json_text(content))
     _write_text(out / "report.md", _markdown(experiment, rows, first))
     _write_text(out / "report.csv", _csv(rows))
+
+
+def _provenance(runs: Sequence[Run]) -> dict[str, list[str | None]]:
+    """Return the commits and the machines of the finished runs; None stands for runs that did not record theirs."""
+    results = [result for run in runs if (result := run.result()) is not None]
+    distinct = {key: {result.get(key) for result in results} for key in ("commit", "machine")}
+    return {f"{key}s": sorted(values, key=str) for key, values in distinct.items()}
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -178,16 +69,9 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
         f"{counts} rows (train / valid / test), UAUC over {first['uauc_users']['test']} test users; seeds "
         f"{', '.join(map(str, experiment.seeds))}: mean ± standard deviation. LLM: {', '.join(llms) or 'none'}.",
         "Trained: parameters. Seconds: of training and scoring. Published: the paper's, with a 7B LLM.", "",
-        *_table(rows, {
-            "AUC": _score_cell("test", "auc"), "UAUC": _score_cell("test", "uauc"),
-            "LogLoss": _score_cell("test", "logloss"),
-            "trained": lambda row: f"{row.cost.trainable_parameters:,}" if row.cost is not None else "",
-            "seconds": _seconds_cell("train", "score"),
-            "published AUC": lambda row: _number(row.published.get("auc")),
-            "UAUC ": lambda row: _number(row.published.get("uauc")),
-        }, best={"AUC": ("test", "auc"), "UAUC": ("test", "uauc")}),
+        *table(rows, ["AUC", "UAUC", "LogLoss", "trained", "seconds", "published AUC", "published UAUC"]),
         "", "Warm: user and item seen in train; and, as the paper has it, at least 3 train rows each.", "",
-        *_table(rows, {
+        *_lines(rows, {
             f"{name} {metric.upper()}": _score_cell(split, metric)
             for split, name in (
                 ("test_warm", "warm"), ("test_cold", "cold"), ("test_warm_at_least_3", "warm (3)"),
@@ -196,7 +80,7 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
             for metric in ("auc", "uauc")
         }),
         "", "Seconds, by part (0: kept from an earlier run).", "",
-        *_table(rows, {
+        *_lines(rows, {
             part: _seconds_cell(part) for part in ("llm", "cf_encoder", "lora", "prompts", "train", "score", "total")
         }),
     ]  # fmt: skip
@@ -213,7 +97,14 @@ def _troubles(rows: Sequence[Row]) -> list[str]:
 _Column = Callable[[Row], str]
 
 
-def _table(
+def table(rows: Sequence[Row], headings: Sequence[str]) -> list[str]:
+    """Return the lines of a Markdown table with some of `COLUMNS`."""
+    best = {"AUC": ("test", "auc"), "UAUC": ("test", "uauc")}
+    chosen = {heading: places for heading, places in best.items() if heading in headings}
+    return _lines(rows, {heading: COLUMNS[heading] for heading in headings}, chosen)
+
+
+def _lines(
     rows: Sequence[Row], columns: Mapping[str, _Column], best: Mapping[str, tuple[str, str]] = MappingProxyType({})
 ) -> list[str]:
     """Return the lines of a Markdown table.
@@ -261,3 +152,18 @@ def _seconds_cell(*parts: str) -> _Column:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.{_DECIMALS}f}".removeprefix("0")
+
+
+#: The columns of a table by their heading.
+COLUMNS: dict[str, _Column] = {
+    "AUC": _score_cell("test", "auc"),
+    "UAUC": _score_cell("test", "uauc"),
+    "LogLoss": _score_cell("test", "logloss"),
+    "valid AUC": _score_cell("valid", "auc"),
+    "valid UAUC": _score_cell("valid", "uauc"),
+    "seeds": lambda row: str(len(row.seeds)),
+    "trained": lambda row: f"{row.cost.trainable_parameters:,}" if row.cost is not None else "",
+    "seconds": _seconds_cell("train", "score"),
+    "published AUC": lambda row: _number(row.published.get("auc")),
+    "published UAUC": lambda row: _number(row.published.get("uauc")),
+}
