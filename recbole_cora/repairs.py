@@ -6,6 +6,8 @@ import csv
 import importlib
 import inspect
 import logging
+import os
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,13 @@ def restore_dok_update() -> None:
     """Restore `dok_matrix._update`: RecBole's LightGCN, NGCF, GCMC, ... call it, and scipy 1.13 removed it."""
     if not hasattr(sp.dok_matrix, "_update"):
         sp.dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
+def make_folders_atomically() -> None:
+    """Let several runs create the same folder: RecBole checks for it first, and the slower run then fails."""
+    for name in ("utils", "utils.utils", "utils.logger", "data.utils", "data.dataset.dataset", "trainer.trainer"):
+        module = importlib.import_module(f"recbole.{name}")
+        module.ensure_dir = partial(os.makedirs, exist_ok=True)  # type: ignore[attr-defined]
 
 
 class _LiteralPandas:
@@ -240,6 +249,7 @@ def apply_all() -> None:
     """Apply every repair. A second call changes nothing."""
     restore_numpy_aliases()
     restore_dok_update()
+    make_folders_atomically()
     read_atomic_files_literally()
     stop_anomaly_detection()
     cap_sample_size_of_dgcf()

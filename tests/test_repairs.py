@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import recbole
+import recbole.data.utils
+import recbole.trainer.trainer
+import recbole.utils.logger
 import scipy.sparse as sp
 import torch
 from recbole.config import Config
@@ -243,3 +246,12 @@ def test_a_log_line_of_several_words_is_one_line(caplog: pytest.LogCaptureFixtur
         ract = importlib.import_module("recbole.model.general_recommender").RaCT
         vars(ract)["logger"].fget(None).info("Load pretrained model from", "folder")
     assert caplog.messages == ["Load pretrained model from folder"]
+
+
+def test_two_runs_may_create_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that appears after RecBole has looked for it is no error: two FM runs start at once in a comparison."""
+    repairs.apply_all()
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    for module in (recbole.utils.logger, recbole.data.utils, recbole.trainer.trainer):
+        module.ensure_dir(str(tmp_path / "log"))
+        module.ensure_dir(str(tmp_path / "log"))
