@@ -44,6 +44,11 @@ def write_toy(folder: Path, name: str = "toy", **changes: str | None) -> Path:
     return target
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow tests last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that contains dataset/toy; returns the path of dataset/toy."""

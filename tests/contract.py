@@ -96,6 +96,7 @@ class ModelContract:
         parts = ready_parts(config, ratings)
         return Stage(config, ratings, lambda c, d: cls(c, d, **parts.arguments), parts.identity, parts.history_length)
 
+    @pytest.mark.slow
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
         """The model can memorise twelve rows, so whatever conditions the LLM reaches its answer."""
         if self.memorises_at is None:

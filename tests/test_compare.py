@@ -62,6 +62,7 @@ def compare(*arguments: str) -> int:
         return end.code
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_run_and_nothing_else(
     toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_what_is_missing_is_run_and_nothing_else(
     assert capsys.readouterr().out.strip().endswith("report.json")
 
 
+@pytest.mark.slow
 def test_other_settings_or_other_data_are_other_runs(toy: Path) -> None:
     """Runs are kept by content: a changed setting or a changed rating makes a new run."""
     for changes in ([], ["--pseudo_rows=6"]):
@@ -223,6 +225,7 @@ def log_in_progress() -> Path | None:
     return next((path.parent.parent / "log.txt" for path in Path("out/runs").glob("*/*/model.safetensors")), None)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_asked_to_stop_waits_for_its_runs(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run in progress saves its state before the driver ends, the waiting one does not start, and neither counts as
     failed."""
@@ -248,6 +251,7 @@ def test_a_driver_that_is_asked_to_stop_waits_for_its_runs(toy: Path, capsys: py
     assert "MF, seed 1: not finished yet" in Path("out/report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops the runs of a killed driver")
 def test_no_run_outlives_a_driver_that_is_killed(toy: Path) -> None:
     """Its run saves its state and ends."""
@@ -363,6 +367,7 @@ def first_table(folder: Path) -> list[str]:
     return page.split("|---|", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "HistoryFeatures"])
 def test_every_baseline_runs_by_one_command(toy: Path, model: str) -> None:
     """Earlier stages run too. With the run as a checkpoint, the scores are the same."""

@@ -38,6 +38,7 @@ def imported(code: str, tmp_path: Path, *heavy: str) -> set[str]:
     return set(done.stdout.rsplit("HEAVY", 1)[1].split())
 
 
+@pytest.mark.slow
 def test_a_cf_model_loads_no_llm(tmp_path: Path) -> None:
     """A run of MF imports neither transformers nor peft, as it needs no LLM."""
     code = (
@@ -47,6 +48,7 @@ def test_a_cf_model_loads_no_llm(tmp_path: Path) -> None:
     assert not imported(code, tmp_path, "transformers", "peft", "ray")
 
 
+@pytest.mark.slow
 def test_the_generator_and_the_llm_need_no_recbole(tmp_path: Path) -> None:
     """They are imported where RecBole and Ray are not installed."""
     code = "from recbole_cora import CollaborativeWeightsGenerator, Conditioning, FrozenLLM, weight_targets"
@@ -62,6 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
     """Installed apart from the checkout, it has all it needs: settings, templates, experiments."""
     (wheel,) = built.glob("*.whl")
@@ -80,6 +83,7 @@ def test_the_wheel_runs_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
     assert place.stdout.startswith(str(site))
 
 
+@pytest.mark.slow
 def test_the_source_distribution_is_whole(built: Path) -> None:
     """It holds the package, its settings, tests and docs, and nothing that a run wrote."""
     (archive,) = built.glob("*.tar.gz")

@@ -33,6 +33,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "cf_dropout": 0.0, "train_batch_size": 9, "references": False,
     },
 }  # fmt: skip
+pytestmark = pytest.mark.slow
+
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
 #: A script that runs `recbole-cora` and writes the number of rows that this process's CoRA has scored to `rows.<rank>`.
 COUNTED = """

@@ -124,6 +124,7 @@ def direct_logloss(path: Path, *, logits: bool) -> float:
     return total / len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(full: Path, model: str) -> None:
     """It trains on all fields, and its LogLoss is that of its scores, which are in [0, 1] if they are probabilities.

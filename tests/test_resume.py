@@ -91,6 +91,7 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(Path(folder) / "model.safetensors").items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Power fails at any step, within an epoch or at its end, once or several times: same metrics and weights."""
@@ -203,6 +204,7 @@ def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
         assert again == one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
 def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str) -> None:
     """The earlier state or the new one is there. Resuming removes the half-written file."""
@@ -392,6 +394,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "recbole_cora.cli", "run", *fixed, *options, *arguments]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_run_cleanly_and_a_kill_loses_nothing(toy: Path) -> None:
     """SIGTERM, then SIGINT, then SIGKILL, each during training: the run ends like an uninterrupted one."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -147,6 +147,7 @@ def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in out.glob("trials/*/trial.json")]
 
 
+@pytest.mark.slow
 def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     """Ten trials: two finish, one of them although its process is killed once. One's process is killed every time, one
     raises, some diverge, and some need more memory than the machine has; the table gives each reason.
@@ -196,6 +197,7 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     assert (out / "search.png").read_bytes().startswith(b"\x89PNG") and "out of memory" in output
 
 
+@pytest.mark.slow
 def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> None:
     """ASHA stops trials of a RecBole model early. The resumed search reaches the wanted number and repeats no trial."""
     pytest.importorskip("optuna")
@@ -218,6 +220,7 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> Non
     assert "stopped early" in again.stdout and "On the test rows, scored once" in again.stdout
 
 
+@pytest.mark.slow
 def test_hyperopt_may_draw_the_same_twice(toy: Path) -> None:
     """Each draw is a trial with a run of its own. Four draws of two values must repeat some, and equal draws
     have equal curves. During the search, ray listens only on the loopback address."""
