@@ -1,4 +1,4 @@
-"""Which LLM a run takes: the one that is named, or for `auto` the best one at hand."""
+"""The choice of a run's LLM: the one that the settings name, or for `auto` the best one available."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from recbole_cora.settings.presets import tiny_preset
 from recbole_cora.settings.resolve import Settings
 
-#: What `--llm=auto` takes where it can.
+#: The LLM that `--llm=auto` uses if it can.
 DEFAULT_LLM = "lmsys/vicuna-7b-v1.5"
 #: GPU memory that Vicuna-7B needs in bfloat16, weights and activations, in bytes.
 _DEFAULT_LLM_BYTES = 18e9
@@ -17,8 +17,8 @@ def with_llm(settings: Settings) -> tuple[Settings, str, dict[str, Any]]:
     """Choose the LLM of a model that reads prompts.
 
     Returns:
-        The settings with the LLM's name in place of `auto` and, where the user chose nothing, the tiny LLM's preset;
-        why it is this LLM, in a line; and the values that the preset changed.
+        The settings, with the LLM's name in place of `auto`, and with the tiny LLM's preset for values that the user
+        did not set; the reason for this LLM, in one line; and the values that the preset changed.
     """
     name, why = settings["llm"], "as set by --llm"
     if name == "auto":
@@ -31,7 +31,7 @@ def with_llm(settings: Settings) -> tuple[Settings, str, dict[str, Any]]:
 
 
 def _auto() -> tuple[str, str]:
-    import torch  # here: mistakes in settings are answered without it
+    import torch  # here, so that mistakes in settings are reported without loading it
     from huggingface_hub import try_to_load_from_cache
 
     if not torch.cuda.is_available():
@@ -43,4 +43,4 @@ def _auto() -> tuple[str, str]:
         )
     if not isinstance(try_to_load_from_cache(DEFAULT_LLM, "config.json"), str):
         return "tiny", f"auto: the weights of {DEFAULT_LLM} are not on this machine (download them, or set --llm=)"
-    return DEFAULT_LLM, "auto: its weights and a GPU that holds it are at hand"
+    return DEFAULT_LLM, "auto: its weights and a large enough GPU are on this machine"
