@@ -1,4 +1,4 @@
-"""Measure what per-pair weights cost in scoring, training and ranking, compared with the ways of others.
+"""Measure what per-pair weights cost in scoring, training and ranking, compared with other methods.
 
     python benchmarks/engine.py [--preset=tiny|cpu|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 

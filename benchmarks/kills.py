@@ -63,23 +63,23 @@ def main() -> int:
     settings = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        uninterrupted, again, killed, log = (
-            Path(temporary) / name for name in ("uninterrupted", "again", "killed", "log.txt")
+        whole_run, timed_run, killed_run, log = (
+            Path(temporary) / name for name in ("whole", "timed", "killed", "log.txt")
         )
-        run_to_end(settings, uninterrupted)
+        run_to_end(settings, whole_run)
         started = time.monotonic()  # times a second run, whose frozen parts are cached, as the killed run's are
-        run_to_end(settings, again)
+        run_to_end(settings, timed_run)
         duration = time.monotonic() - started
         kill_count = during_write = 0
         bar = tqdm(total=kills, unit="kill")
         while kill_count < kills:
             with log.open("w") as output:
-                process = subprocess.Popen(run_command(settings, killed), stdout=output, stderr=output)
-            states = set(killed.glob("*/training-*"))
-            while process.poll() is None and not set(killed.glob("*/training-*")) - states:
+                process = subprocess.Popen(run_command(settings, killed_run), stdout=output, stderr=output)
+            states = set(killed_run.glob("*/training-*"))
+            while process.poll() is None and not set(killed_run.glob("*/training-*")) - states:
                 time.sleep(0.005)  # a kill before the next state would prove little
             if kill_count % 2:
-                while process.poll() is None and not any(killed.glob("*/.training-*")):
+                while process.poll() is None and not any(killed_run.glob("*/.training-*")):
                     pass
             else:
                 time.sleep(draw.uniform(0, duration / kills / 2))
@@ -87,12 +87,12 @@ def main() -> int:
             if process.wait() != -signal.SIGKILL:
                 sys.exit(f"after {kill_count} kills the run ended on its own:\n{log.read_text()[-2000:]}")
             kill_count += 1
-            during_write += any(killed.glob("*/.*"))
-            assert all(loads(path) for path in killed.glob("*/training-*"))
+            during_write += any(killed_run.glob("*/.*"))
+            assert all(loads(path) for path in killed_run.glob("*/training-*"))
             bar.update()
         bar.close()
-        run_to_end(settings, killed)
-        expected, result = result_of(uninterrupted), result_of(killed)
+        run_to_end(settings, killed_run)
+        expected, result = result_of(whole_run), result_of(killed_run)
         differing = [key for key in expected if expected[key] != result[key]]
     epochs = len(expected["curve"])
     print(f"{kill_count} kills, {during_write} of them during a write; {epochs} epochs; test {result['test']}")

@@ -1,4 +1,4 @@
-"""Laws of several processes: together they have the results of one."""
+"""Laws of several processes: together they give the results of one."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_two_processes_score_as_one(toy: Path) -> None:
     Path("counted.py").write_text(COUNTED)
     _, _, *options = arguments("CoRA", checkpoint_dir="two", checkpoint=str(one["folder"]))
     same_scores(one, wait_for_result("two", launch([*TORCHRUN, "counted.py", *options])), within=1e-6)
-    scored = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
-    assert sum(scored) == one["rows"]["valid"] + one["rows"]["test"] and min(scored) > 0
+    row_counts = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
+    assert sum(row_counts) == one["rows"]["valid"] + one["rows"]["test"] and min(row_counts) > 0
 
 
 def both(script: str, port: int) -> list[tuple[int, str]]:
