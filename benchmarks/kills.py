@@ -29,7 +29,7 @@ _MAY_DIFFER = ("seconds", "peak_memory_mb", "config")
 
 
 def run_command(settings: list[str], folder: Path) -> list[str]:
-    """Return the command of a run in a folder, which resumes an earlier one."""
+    """Return the command of a run in `folder`; it resumes an earlier run."""
     options = [f"--checkpoint_dir={folder}", "--resume=auto", "--show_progress=False"]
     return [sys.executable, "-m", "recbole_cora.cli", "run", *settings, *options]
 

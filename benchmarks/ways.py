@@ -154,7 +154,7 @@ class Ways:
         return score
 
     def peft_mixed(self) -> Callable[[], None]:
-        """Score each sample with its own one of `batch` adapters, by peft's mixed batches."""
+        """Score each sample with an adapter of its own, by peft's mixed batches."""
         model = self._lora(self.batch).eval()
         names = [str(n) for n in range(self.batch)]
 

@@ -208,7 +208,7 @@ def share(model: nn.Module, seed: int, *, trains: bool = True) -> None:
     predict: Callable[[Interaction], Tensor] = model.predict  # type: ignore[assignment]
 
     def predict_together(interaction: Interaction) -> Tensor:
-        if model.training:  # for a loss, whose rows are this process's share already
+        if model.training:  # called for a loss, on this process's share of the rows
             return predict(interaction)
         rows = share_of_rows(interaction)
         scores = predict(rows).float().reshape(-1).cpu() if len(rows) else torch.empty(0)

@@ -1,4 +1,4 @@
-"""Repairs of RecBole 1.2.1 on current libraries, one function each, with the cause. No other file patches RecBole."""
+"""Repairs of RecBole 1.2.1 on current libraries. Each function names its cause. No other file patches RecBole."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def read_atomic_files_literally() -> None:
 def stop_anomaly_detection() -> None:
     """Switch off autograd's anomaly detection, which RecBole's SINE module switches on when it is imported.
 
-    It is on for every model of the process, and each backward step then checks every gradient for NaN. That took a
-    quarter of CoRA's training time.
+    Once on, it applies to every model of the process, and each backward step checks every gradient for NaN. That took
+    a quarter of CoRA's training time.
     """
     importlib.import_module("recbole.model.sequential_recommender.sine")  # now, so that no later import switches it on
     torch.autograd.set_detect_anomaly(False)
@@ -84,8 +84,8 @@ def stop_anomaly_detection() -> None:
 def cap_sample_size_of_dgcf() -> None:
     """Let RecBole's DGCF draw at most as many users and items as there are.
 
-    It draws as many users as items, without replacement: the larger of a batch's two counts. It raises if the dataset
-    has fewer users or items than that.
+    It draws as many users as items, without replacement: the larger of the two totals, divided by the number of
+    batches. It raises if there are fewer users or items than that.
     """
     module: Any = importlib.import_module("recbole.model.general_recommender.dgcf")
     if hasattr(module.sample_cor_samples, "capped"):
@@ -118,7 +118,7 @@ def count_liked_rows_in_pop() -> None:
     """Let RecBole's Pop count the rows with label 1, and count in buffers, so that a checkpoint contains the counts.
 
     RecBole's version counts an item once per batch, however many rows it has there. It also counts sampled negatives,
-    and its checkpoints lack the counts.
+    and keeps its counts out of its state_dict.
     """
     module = importlib.import_module("recbole.model.general_recommender.pop")
     pop: Any = module.Pop

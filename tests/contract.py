@@ -97,7 +97,7 @@ class ModelContract:
         return Stage(config, ratings, lambda c, d: cls(c, d, **parts.arguments), parts.identity, parts.history_length)
 
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
-        """The model can memorise twelve rows, so whatever conditions the LLM reaches its answer."""
+        """The model can memorise twelve rows, so its conditioning reaches the LLM's answer."""
         if self.memorises_at is None:
             pytest.skip("it has no parameters trained by gradient steps")
         rows = next(stage.rows("train"))

@@ -23,7 +23,7 @@ _PLACES = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
 def _floor(name: str) -> int:
-    """Return the floor of a module, which is that of its folder if it is not named itself."""
+    """Return the floor of a module, or of its folder if the module itself is not in FLOORS."""
     return _PLACES[name] if name in _PLACES else _PLACES[name.split(".")[0]]
 
 

@@ -1,4 +1,4 @@
-"""Laws of this package's models: the contract of all, and laws of some."""
+"""Laws of this package's models: the contract for all of them, and laws for some."""
 
 from __future__ import annotations
 

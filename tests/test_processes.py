@@ -172,7 +172,7 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
     ],
 )
 def test_no_process_waits_for_a_main_process_that_failed(failing: str, message: str) -> None:
-    """Whatever ended the main process, the other one ends too, with a one-line error."""
+    """The other process ends too, with a one-line error, however the main process has ended."""
     main, other = both(f"processes.join(on_cpu=True)\n{failing}\ntime.sleep(600)", 29582)
     assert main[0] == (7 if "exit" in failing else 1) and other[0] == 1
     (line,) = [line for line in other[1].splitlines() if line.startswith("error: ")]

@@ -234,7 +234,7 @@ def test_the_teachers_of_kd_dagfm_work(toy: Path, teacher: str) -> None:
 
 
 def test_dgcf_trains_where_users_are_fewer_than_items(toy: Path) -> None:
-    """RecBole draws as many users as a batch has items; if there are fewer users, it now draws all of them."""
+    """RecBole would draw more users than there are, which fails; with the repair, it draws all of them."""
     result = recbole_cora.run("DGCF", "toy", {"epochs": 1, "show_progress": False, "embedding_size": 8})
     assert result["curve"][0]["loss"] > 0
 

@@ -285,7 +285,7 @@ def test_where_all_states_are_damaged_the_run_is_refused(toy: Path, monkeypatch:
 
 
 def test_a_state_in_which_a_bit_has_changed_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever bit of its tensors or header has changed, the state before it is read."""
+    """If any bit of its tensors or header has changed, the state before it is read."""
     for step in (1, 2):
         training_state.save(tmp_path, state_after(step), {}, keep=2)
     before, last = states(tmp_path)

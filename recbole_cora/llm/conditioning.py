@@ -21,7 +21,7 @@ from recbole_cora.llm.vectors import SlotVectors
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """The conditioning of the LLM on N prompts; by default there is none, and the LLM is the base LLM, bit for bit.
+    """The conditioning of the LLM on N prompts; the default is none, which leaves the base LLM, bit for bit.
 
     targets: the projections that receive the pairs' weights.
     weights: the collaborative weights of the N pairs (CoRA).
@@ -48,7 +48,11 @@ class Conditioning:
         )
 
     def check(self, lengths: Sequence[int]) -> None:
-        """Raise LLMError if the weights would begin to act outside a prompt; `lengths` [N] count its tokens."""
+        """Raise LLMError if the weights would begin to act outside a prompt.
+
+        Args:
+            lengths: number of tokens of each prompt.
+        """
         if self.starts is None:
             return
         if not all(1 <= start < length for start, length in zip(self.starts, lengths, strict=True)):
@@ -79,7 +83,7 @@ class Conditioning:
         return torch.cat(masks)[None, :, None]
 
     def acting_padded(self, prompts: Sequence[Sequence[int]]) -> Tensor | None:
-        """Return the mask of these tokens in a padded batch [N, L, 1]; None means every token."""
+        """Return the mask of the tokens on which the weights act in a padded batch [N, L, 1]; None means all."""
         if self.starts is None:
             return None
         return (torch.arange(max(map(len, prompts))) >= torch.tensor(self.starts)[:, None]).unsqueeze(2)

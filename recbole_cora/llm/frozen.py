@@ -1,4 +1,4 @@
-"""A frozen LLM that answers Yes or No to each prompt, under weights for that prompt.
+"""A frozen LLM that answers each prompt with Yes or No, under weights made for that prompt.
 
 Legend: N prompts, T tokens of a packed row, d hidden size.
 """

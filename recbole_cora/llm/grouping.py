@@ -15,7 +15,7 @@ def groups(
     """Divide N prompts into groups of at most `most` tokens.
 
     Padded prompts are grouped by length; packed prompts in their order; prompts that may share a prefix, by prefix.
-    With shared prefixes, `most` limits the tokens after them; each prefix counts once, up to four times `most`.
+    With shared prefixes, `most` limits the tokens after them, and four times `most` those of the distinct prefixes.
 
     Args:
         token_ids: the prompts.

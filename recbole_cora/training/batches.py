@@ -49,7 +49,7 @@ class Batches:
         self._pass: Iterator[Interaction] | None = None
         self._order: Tensor | None = None
         self._taken = 0
-        self._kind: object = None  # `loader.state`: which kind of batches RecBole's knowledge loader returns
+        self._kind: object = None  # `loader.state`: the kind of batches that RecBole's knowledge loader returns
         self._first = 0  # number of the next epoch's first batch
         self.current: Interaction | None = None
 

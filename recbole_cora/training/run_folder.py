@@ -48,8 +48,8 @@ def check(config: CoraConfig) -> None:
 def claim(config: CoraConfig) -> Iterator[Path]:
     """Open and lock the folder that the setting `resume` selects, for as long as the context lasts.
 
-    Without `resume`, or with `resume: auto` and no run to resume, it is a new folder. If the run ends
-    with an error and has left nothing in the folder, the folder is removed.
+    Without `resume`, or with `resume: auto` and no run to resume, it is a new folder. If the run ends with an
+    error and has left nothing in the folder, the folder is removed.
 
     Raises:
         CheckpointError: there is no such run, it is finished, another process is using it, or it was started with other

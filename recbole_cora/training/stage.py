@@ -147,7 +147,7 @@ class Stage:
             if resumable:
                 processes.wait()
             self.curve = trainer.curve
-            bar.total = bar.n  # after early stopping, too, the bar is complete
+            bar.total = bar.n  # the bar is complete even after early stopping
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
 
