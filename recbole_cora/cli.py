@@ -28,7 +28,7 @@ commands:
 examples:
   recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: LGCN encoder; tiny LLM without a GPU
   recbole-cora run --model=CoRA --dataset=ml-100k --cf_encoder=MF --seed=1
-  recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5
+  recbole-cora run --model=CoRA --dataset=ml-1m --llm=lmsys/vicuna-7b-v1.5 --allow_pickle=True
   recbole-cora run --model=DeepFM --dataset=ml-100k                  # any RecBole model, on the same rows
   recbole-cora run --config_files=mine.yaml --learning_rate=3e-4     # as in RecBole: files < --key=value
   recbole-cora run --help --model=CoRA                               # lists its settings; run --models lists the models

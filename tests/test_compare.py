@@ -20,7 +20,8 @@ import pytest
 import recbole_cora
 from recbole_cora import cli, metrics, repairs
 from recbole_cora.compare.experiment import Experiment, System, built_in, make_experiment
-from recbole_cora.compare.rows import rows_of
+from recbole_cora.compare.pages import with_tables
+from recbole_cora.compare.rows import Row, rows_of
 from recbole_cora.compare.runs import Run, _collect_signals
 from recbole_cora.compare.table import write_report
 from recbole_cora.errors import CheckpointError, SettingError
@@ -309,6 +310,41 @@ def test_bold_is_the_highest_mean_whatever_the_spread(
     assert cells.keys() == values.keys()
     assert {name for name, (auc, _) in cells.items() if auc.startswith("**")} == bold
     assert {name for name, (_, uauc) in cells.items() if uauc.startswith("**")} == bold
+
+
+def test_values_are_beside_their_seeds(tmp_path: Path) -> None:
+    """Seeds may come in any order: `values` in the report are in the order of `seeds`."""
+    system = System("A", "MF", {}, {})
+    runs = [Run(system, seed, tmp_path / f"A-{seed}") for seed in (7, 2)]
+    for run in runs:
+        write_json(run.folder / "MF/result.json", result_of(run.seed / 10))
+    experiment = Experiment("mine", "toy", (7, 2), {}, (system,))
+    write_report(experiment, runs, {}, tmp_path)
+    entry = json.loads((tmp_path / "report.json").read_text())["systems"][0]
+    assert entry["seeds"] == [7, 2] and entry["test"]["auc"]["values"] == [0.7, 0.2]
+    (row,) = rows_of(experiment, runs, {})
+    assert Row.from_json(entry) == row
+
+
+def test_a_page_gets_the_tables_that_its_comments_name(tmp_path: Path) -> None:
+    """Only the lines between the comments change; an unknown column or a missing report is one error."""
+    run = Run(System("A", "MF", {}, {}), 1, tmp_path / "A")
+    write_json(run.folder / "MF/result.json", result_of(0.7) | {"commit": "abc", "machine": "a CPU, 2 cores"})
+    write_report(Experiment("mine", "toy", (1, 2), {}, (run.system,)), [run], {}, tmp_path / "results/mine")
+    page = tmp_path / "page.md"
+    text = "before\n<!-- table results/mine: AUC, seconds -->\nold\n<!-- /table -->\nafter\n"
+    page.write_text(text)
+    filled = with_tables(page, tmp_path)
+    assert filled.startswith("before\n<!-- table") and filled.endswith("<!-- /table -->\nafter\n")
+    assert (
+        "| A | **.7000** | 1 |" in filled and "old" not in filled and "Commit: abc. Machine: a CPU, 2 cores" in filled
+    )
+    page.write_text(filled)
+    assert with_tables(page, tmp_path) == filled
+    for broken, says in ((text.replace("AUC", "ACU"), "no column 'ACU'"), (text.replace("mine", "none"), "is missing")):
+        page.write_text(broken)
+        with pytest.raises(SettingError, match=says):
+            with_tables(page, tmp_path)
 
 
 def result_of(value: float) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _row(experiment: Experiment, system: System, runs: Sequence[Run], failed: Ma
     return Row(
         system=system.name,
         model=system.model,
-        seeds=sorted(by_seed),
+        seeds=list(by_seed),
         failed={run.seed: failed[run.title] for run in system_runs if run.title in failed},
         missing=[run.seed for run in system_runs if run.seed not in by_seed and run.title not in failed],
         scores={
