@@ -1,4 +1,4 @@
-"""Measure what per-pair weights cost in scoring, training and ranking, compared with how others do it.
+"""Measure what per-pair weights cost in scoring, training and ranking, compared with other methods.
 
     python benchmarks/engine.py [--preset=tiny|cpu|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 
@@ -62,10 +62,10 @@ class Table:
 
 
 def scoring_ways(ways: Ways, *, small: bool, in_bfloat16: bool) -> dict[str, Way]:
-    """Return the ways of scoring by the names that the report gives them.
+    """Return the ways of scoring by their names in the report.
 
     Args:
-        small: also those ways that take too long, or too much memory, with a large LLM.
+        small: include the ways that need too much time or memory with a large LLM.
     """
     scoring: dict[str, Way] = {"frozen, padded": ways.frozen}
     if small:
@@ -80,7 +80,7 @@ def scoring_ways(ways: Ways, *, small: bool, in_bfloat16: bool) -> dict[str, Way
 
 
 def training_ways(ways: Ways) -> dict[str, Way]:
-    """Return the ways of training by the names that the report gives them."""
+    """Return the ways of training by their names in the report."""
     return {
         "peft LoRA, padded": ways.train_peft(),
         "CoRA": ways.train_cora(),
@@ -91,7 +91,7 @@ def training_ways(ways: Ways) -> dict[str, Way]:
 
 
 def peak_memory(ways: Ways, name: str) -> float:
-    """Return the MB that a training step adds to what is allocated before it (weights, optimizer state)."""
+    """Return the MB that a training step allocates in addition to weights and optimizer state."""
     way = training_ways(ways)[name]
     way()
     if ways.device.type == "cuda":
@@ -171,7 +171,7 @@ def main() -> None:
         "train_memory_cora_over_peft": round(memory["CoRA"] / memory[peft], 4),
         "train_memory_recomputed_over_peft": round(memory["CoRA, recomputed"] / memory[peft], 4),
         "rank100_question_over_prompt": rank.ratio("question", "prompt"),
-        # The pruned last block counts in full, so this can be a little more than what is really computed.
+        # The pruned last block counts in full, so this can slightly exceed what is really computed.
         "share_of_matrix_rate": round(flops / seconds / matrix_rate(ways.device, ways.dtype), 4),
     }
     if in_bfloat16:

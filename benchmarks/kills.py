@@ -1,8 +1,8 @@
-"""Kill a training at random moments, resume it each time, and compare its result with an uninterrupted training.
+"""Kill a training run at random moments, resume it each time, and compare it with an uninterrupted run.
 
     python benchmarks/kills.py --model=CoRA --dataset=ml-100k --kills=20 --save_every=1
 
-Every other kill waits until a state is being written. After the last kill the training runs to its end. All scores in
+Every other kill waits until a state is being written. After the last kill, the run is resumed to its end. All scores in
 result.json, the training curve included, must be the same bit for bit, and so must the weights. Other `--key=value`
 settings go to the run.
 """
@@ -29,13 +29,13 @@ _MAY_DIFFER = ("seconds", "peak_memory_mb", "config")
 
 
 def run_command(settings: list[str], folder: Path) -> list[str]:
-    """Return the command of a run in a folder, which resumes an earlier one."""
+    """Return the command of a run in `folder`; it resumes an earlier run."""
     options = [f"--checkpoint_dir={folder}", "--resume=auto", "--show_progress=False"]
     return [sys.executable, "-m", "recbole_cora.cli", "run", *settings, *options]
 
 
 def result_of(folder: Path) -> dict[str, object]:
-    """Return the result of a finished run, without what may differ, and its weights as bytes."""
+    """Return the result of a finished run, without the entries that may differ, and its weights as bytes."""
     (path,) = folder.glob("*/result.json")
     result = json.loads(path.read_text(encoding="utf-8"))
     weights = load_file(path.parent / "model.safetensors")
@@ -63,38 +63,39 @@ def main() -> int:
     settings = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        uninterrupted, again, killed, log = (
-            Path(temporary) / name for name in ("uninterrupted", "again", "killed", "log.txt")
+        whole_run, timed_run, killed_run, log = (
+            Path(temporary) / name for name in ("whole", "timed", "killed", "log.txt")
         )
-        run_to_end(settings, uninterrupted)
-        started = time.monotonic()  # of a second run: its frozen parts are in the cache, as for the killed ones
-        run_to_end(settings, again)
+        run_to_end(settings, whole_run)
+        started = time.monotonic()  # times a second run, whose frozen parts are cached, as the killed run's are
+        run_to_end(settings, timed_run)
         duration = time.monotonic() - started
-        done = amid_write = 0
+        kill_count = during_write = 0
         bar = tqdm(total=kills, unit="kill")
-        while done < kills:
+        while kill_count < kills:
             with log.open("w") as output:
-                process = subprocess.Popen(run_command(settings, killed), stdout=output, stderr=output)
-            states = set(killed.glob("*/training-*"))
-            while process.poll() is None and not set(killed.glob("*/training-*")) - states:
+                process = subprocess.Popen(run_command(settings, killed_run), stdout=output, stderr=output)
+            states = set(killed_run.glob("*/training-*"))
+            while process.poll() is None and not set(killed_run.glob("*/training-*")) - states:
                 time.sleep(0.005)  # a kill before the next state would prove little
-            if done % 2:
-                while process.poll() is None and not any(killed.glob("*/.training-*")):
+            if kill_count % 2:
+                while process.poll() is None and not any(killed_run.glob("*/.training-*")):
                     pass
             else:
                 time.sleep(draw.uniform(0, duration / kills / 2))
             process.kill()
             if process.wait() != -signal.SIGKILL:
-                sys.exit(f"after {done} kills the run ended on its own:\n{log.read_text()[-2000:]}")
-            done += 1
-            amid_write += any(killed.glob("*/.*"))
-            assert all(loads(path) for path in killed.glob("*/training-*"))
+                sys.exit(f"after {kill_count} kills the run ended on its own:\n{log.read_text()[-2000:]}")
+            kill_count += 1
+            during_write += any(killed_run.glob("*/.*"))
+            assert all(loads(path) for path in killed_run.glob("*/training-*"))
             bar.update()
         bar.close()
-        run_to_end(settings, killed)
-        expected, result = result_of(uninterrupted), result_of(killed)
+        run_to_end(settings, killed_run)
+        expected, result = result_of(whole_run), result_of(killed_run)
         differing = [key for key in expected if expected[key] != result[key]]
-    print(f"{done} kills, {amid_write} of them during a write; {len(expected['curve'])} epochs; test {result['test']}")
+    epochs = len(expected["curve"])
+    print(f"{kill_count} kills, {during_write} of them during a write; {epochs} epochs; test {result['test']}")
     print(f"different: {', '.join(differing)}" if differing else "the same bit for bit: weights, curve, metrics")
     return len(differing)
 

@@ -1,4 +1,4 @@
-"""The ways that `engine.py` compares, in which a frozen LLM with random weights scores, trains and ranks."""
+"""The ways of scoring, training and ranking that `engine.py` compares, on a frozen LLM with random weights."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Ways:
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=draw).tolist()
         self.prompts = [self._random(length, draw) for length in lengths]
         self.questions = [length - QUESTION for length in lengths]
-        history = self._random(LONGEST - QUESTION, draw)  # one user's, at its longest
+        history = self._random(LONGEST - QUESTION, draw)  # the longest history, of one user
         self.candidates = [history + self._random(QUESTION, draw) for _ in range(CANDIDATES)]
         self.memory = torch.randn(max(count, CANDIDATES), 1, MEMORY, generator=draw).to(self.device)
         self.labels = torch.randint(0, 2, (count,), generator=draw).float().to(self.device)
@@ -154,15 +154,15 @@ class Ways:
         return score
 
     def peft_mixed(self) -> Callable[[], None]:
-        """Score each sample with another of `batch` adapters, by peft's own mixed batches."""
-        mixed = self._lora(self.batch).eval()
+        """Score each sample with an adapter of its own, by peft's mixed batches."""
+        model = self._lora(self.batch).eval()
         names = [str(n) for n in range(self.batch)]
 
         @torch.no_grad()
         def score() -> None:
             for batch in self._batches():
-                with mixed.base_model._enable_peft_forward_hooks(adapter_names=names):
-                    self._score_padded(mixed.base_model.model.model, batch)
+                with model.base_model._enable_peft_forward_hooks(adapter_names=names):
+                    self._score_padded(model.base_model.model.model, batch)
 
         return score
 
@@ -193,17 +193,17 @@ class Ways:
         return score
 
     def dense(self) -> Callable[[], None]:
-        """Build each pair's dW as a matrix and multiply by these in batches."""
+        """Build each pair's dW as a matrix and multiply by it, in batches."""
         return self._hooked(lambda x, target, pairs: torch.bmm(x, pairs.A[target.d_in] @ pairs.B[target.name]))
 
     def two_products(self) -> Callable[[], None]:
-        """Compute (x A) B on a padded batch, with A gathered again for each projection, as VLoRA does."""
+        """Compute (x A) B on a padded batch, gathering A for each projection, as VLoRA does."""
         return self._hooked(lambda x, target, pairs: torch.bmm(x, pairs.A[target.d_in]) @ pairs.B[target.name])
 
     def _hooked(self, delta: Callable[[Tensor, WeightTarget, PairWeights], Tensor]) -> Callable[[], None]:
         model = self._copy_sharing_weights()
         targets = weight_targets(model, "qkvo")
-        current: list[PairWeights] = []  # those of the batch in progress
+        current: list[PairWeights] = []  # the weights of the batch in progress
 
         def add(target: WeightTarget) -> Callable[..., Tensor]:
             return lambda module, inputs, y: y + self.weights.scale * delta(inputs[0], target, current[0]).to(y.dtype)
@@ -214,9 +214,9 @@ class Ways:
         @torch.no_grad()
         def score() -> None:
             for batch in self._batches():
-                chosen = self.weights.select(list(batch))
-                current[:] = [PairWeights({w: A.to(self.dtype) for w, A in chosen.A.items()},
-                                      {n: B.to(self.dtype) for n, B in chosen.B.items()}, chosen.scale)]  # fmt: skip
+                weights = self.weights.select(list(batch))
+                current[:] = [PairWeights({w: A.to(self.dtype) for w, A in weights.A.items()},
+                                      {n: B.to(self.dtype) for n, B in weights.B.items()}, weights.scale)]  # fmt: skip
                 self._score_padded(model.model, batch)
 
         return score
@@ -265,7 +265,7 @@ class Ways:
         """Train CoRA.
 
         Args:
-            on_question: the weights act on the question alone, so that each history is read only once.
+            on_question: the weights act on the question alone, so each history is read only once.
             first_epoch: no history has been read yet, as in the first epoch.
             recompute: recompute activations in the backward pass.
         """

@@ -106,7 +106,7 @@ def _sweep(parent: Path, pattern: re.Pattern[str]) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """Return why the system refused, in a few words."""
+    """Return the reason for the system's refusal, in a few words."""
     return "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
 
 
@@ -148,11 +148,11 @@ def finish_replacing(folder: Path) -> None:
 
 
 def _finish(folder: Path) -> None:
-    committed = folder / _COMMITTED
-    if not committed.is_dir():
+    commit = folder / _COMMITTED
+    if not commit.is_dir():
         return
-    stale = committed / _STALE  # handled last: it lists the files that are still to be removed
-    for file in committed.iterdir():
+    stale = commit / _STALE  # handled last: it lists the files that are still to be removed
+    for file in commit.iterdir():
         if file != stale:
             file.replace(folder / file.name)
     if stale.is_file():
@@ -160,7 +160,7 @@ def _finish(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         stale.unlink()
     sync(folder)
-    committed.rmdir()
+    commit.rmdir()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class QueryBlock(nn.Module):
         return self.norms[2](x + self.dropout(self.feed_forward(x)))
 
     def _perceive(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Return the cross-attention [N, k, h], or [N, 1, h] if all queries get the same.
+        """Return the cross-attention [N, k, h], or [N, 1, h] if it is the same for all queries.
 
         Attention to a single memory token returns that token's value for every query. In training it does not, because
         dropout acts on each query's attention weights.
@@ -80,7 +80,7 @@ class CollaborativeWeightsGenerator(nn.Module):
         targets: the LLM projections that receive a delta, from `weight_targets`.
         rank: r.
         queries: k.
-        blocks, heads, hidden, feed_forward, dropout: of the transformer; hidden is h.
+        blocks, heads, hidden, feed_forward, dropout: the transformer's; hidden is h.
         alpha_over_rank: LoRA's alpha / r, the scale of dW.
         delta_dropout: dropout on the LLM's x before A, in training only.
 
@@ -129,9 +129,9 @@ class CollaborativeWeightsGenerator(nn.Module):
 
     def collaborative_query(self, memory: Tensor) -> Tensor:
         """Return the pairs' collaborative queries q [N, h] for the CF memory [N, M, memory_size]."""
-        x = self.queries.unsqueeze(0)  # [1, k, h]: all pairs share it until the first cross-attention,
+        x = self.queries.unsqueeze(0)  # [1, k, h]; all pairs share it until the first cross-attention
         if self.training:
-            x = x.expand(memory.shape[0], -1, -1)  # except that dropout differs
+            x = x.expand(memory.shape[0], -1, -1)  # dropout differs between pairs
         for block in self.blocks:
             x = block(x, memory)
         return x.mean(dim=1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Scores by metric name, in lower case; None where the rows do not determine the metric.
 Metrics = dict[str, float | None]
-#: One value a row: [N], of any numeric dtype.
+#: One value per row: [N], of any numeric dtype.
 Vector = NDArray[Any]
 
 #: RecBole's models whose `predict` returns probabilities although it names no sigmoid: `forward` ends in one.
@@ -34,12 +34,12 @@ def scores_are_logits(model_class: type) -> bool:
     """Tell whether a model's `predict` returns logits rather than probabilities.
 
     This package's models declare it (`scores_are_logits` in the class). RecBole's do not: their scores count as
-    probabilities if `predict` applies a sigmoid, else as logits. That includes dot products, distances, and scores that
-    training does not tie to a label (CDAE's activation is a setting, RepeatNet's softmax is over items).
+    probabilities if `predict` applies a sigmoid, else as logits. Logits include dot products, distances, and scores
+    that training does not tie to a label (CDAE's activation is a setting, RepeatNet's softmax is over items).
     """
-    declared = getattr(model_class, "scores_are_logits", None)
-    if declared is not None:
-        return bool(declared)
+    declaration = getattr(model_class, "scores_are_logits", None)
+    if declaration is not None:
+        return bool(declaration)
     code = getattr(getattr(model_class, "predict", None), "__code__", None)
     applies_sigmoid = code is not None and "sigmoid" in code.co_names
     return not applies_sigmoid and model_class.__name__ not in _SIGMOID_IN_FORWARD
@@ -109,7 +109,7 @@ class UAUC(LossMetric):
 
 
 class LogLoss(LossMetric):
-    """LogLoss of logits or probabilities, whichever the model returns; RecBole's takes all scores for probabilities."""
+    """LogLoss of logits or probabilities, whichever the model returns; RecBole's takes all scores as probabilities."""
 
     smaller = True
 

@@ -5,8 +5,8 @@ are summed and scores gathered, so that weights, metrics and files are those of 
 writes files.
 
 The main process may train an encoder or a TALLRec for hours before a run begins, while the others wait for it. They
-wait in a process group of their own, on gloo: it has no timeout of a few minutes, keeps no GPU busy, and notices at
-once when a process is gone. Gradients and scores go through the usual group with its usual timeout.
+wait in a separate gloo group, which has no short timeout, keeps no GPU busy, and notices at once when a process is
+gone. Gradients and scores go through the usual group with its usual timeout.
 
 Without a launcher, nothing in this module has any effect.
 """
@@ -81,7 +81,7 @@ def main_first() -> Iterator[None]:
     """Let the main process run this context first; the others enter it once the main process has left it.
 
     Raises:
-        CoraError: in the others, if the main process failed in this context; its own error if that was a CoraError.
+        CoraError: in the others, if the main process failed in this context; the same error if it was a CoraError.
     """
     if not is_main():
         _receive()
@@ -106,7 +106,7 @@ def broadcast_from_main(make: Callable[[], _T]) -> _T:
     """Call `make` in the main process alone and return its value in all processes.
 
     Raises:
-        CoraError: in the others, if the main process failed; its own error if that was a CoraError.
+        CoraError: in the others, if the main process failed; the same error if it was a CoraError.
     """
     if not is_main():
         return _receive()  # type: ignore[return-value]
@@ -147,7 +147,7 @@ def _lost_process_as_error() -> Iterator[None]:
     except RuntimeError as error:
         raise CoraError(
             f"a process of this run is gone ({str(error).strip().splitlines()[0]}); see its own message, then start "
-            "all processes again (--resume=auto continues a training from its last saved state)"
+            "all processes again (--resume=auto continues from the last saved state)"
         ) from None
 
 
@@ -185,7 +185,7 @@ def sum_gradients(parameters: Iterable[Tensor], loss: float) -> float:
 
 
 def share(model: nn.Module, seed: int, *, trains: bool = True) -> None:
-    """Let all processes train and score a model together; each process has a copy of it.
+    """Let all processes train and score a model together; each has its own copy.
 
     In evaluation mode, `model.predict` then computes each row in one process only, and returns all scores [N] in every
     process. From here on, each process draws its own random numbers from torch (dropout on its share of the rows), but
@@ -208,7 +208,7 @@ def share(model: nn.Module, seed: int, *, trains: bool = True) -> None:
     predict: Callable[[Interaction], Tensor] = model.predict  # type: ignore[assignment]
 
     def predict_together(interaction: Interaction) -> Tensor:
-        if model.training:  # a loss is computed from it, on rows that are this process's share already
+        if model.training:  # called for a loss, on this process's share of the rows
             return predict(interaction)
         rows = share_of_rows(interaction)
         scores = predict(rows).float().reshape(-1).cpu() if len(rows) else torch.empty(0)

@@ -1,4 +1,4 @@
-"""Repairs of RecBole 1.2.1 on current libraries: one function each, which names the cause. Nothing else patches it."""
+"""Repairs of RecBole 1.2.1 on current libraries. Each function names its cause. No other file patches RecBole."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def restore_dok_update() -> None:
 
 
 def make_folders_atomically() -> None:
-    """Let several runs create the same folder: RecBole checks for it first, and the slower run then fails."""
+    """Let several runs create the same folder: RecBole looks for it first, and the slower run fails to create it."""
     for name in ("utils", "utils.utils", "utils.logger", "data.utils", "data.dataset.dataset", "trainer.trainer"):
         module = importlib.import_module(f"recbole.{name}")
         module.ensure_dir = partial(os.makedirs, exist_ok=True)  # type: ignore[attr-defined]
@@ -72,10 +72,10 @@ def read_atomic_files_literally() -> None:
 
 
 def stop_anomaly_detection() -> None:
-    """Switch autograd's anomaly detection off, which RecBole's SINE module switches on when it is imported.
+    """Switch off autograd's anomaly detection, which RecBole's SINE module switches on when it is imported.
 
-    It is on for every model of the process, and each backward step then checks every gradient for NaN. That took a
-    quarter of CoRA's training time.
+    Once on, it applies to every model of the process, and each backward step checks every gradient for NaN. That took
+    a quarter of CoRA's training time.
     """
     importlib.import_module("recbole.model.sequential_recommender.sine")  # now, so that no later import switches it on
     torch.autograd.set_detect_anomaly(False)
@@ -84,8 +84,8 @@ def stop_anomaly_detection() -> None:
 def cap_sample_size_of_dgcf() -> None:
     """Let RecBole's DGCF draw at most as many users and items as there are.
 
-    It draws equally many of both, without replacement: as many as a batch has of the more numerous kind. If there are
-    fewer of the other kind in total, it raises.
+    It draws as many users as items, without replacement: the larger of the two totals, divided by the number of
+    batches. It raises if there are fewer users or items than that.
     """
     module: Any = importlib.import_module("recbole.model.general_recommender.dgcf")
     if hasattr(module.sample_cor_samples, "capped"):
@@ -102,7 +102,7 @@ def cap_sample_size_of_dgcf() -> None:
 def score_single_rows_with_cpr() -> None:
     """Let RecBole's two CPR models score single rows.
 
-    They refuse to (`assert False`), because they score all items for each row. For few rows that is fast enough.
+    Their `predict` is `assert False`, because they score all items for each row. For few rows that is fast enough.
     """
 
     def predict(self: AbstractRecommender, interaction: Interaction) -> Tensor:
@@ -115,10 +115,10 @@ def score_single_rows_with_cpr() -> None:
 
 
 def count_liked_rows_in_pop() -> None:
-    """Let RecBole's Pop count the rows with label 1, in buffers, so that a checkpoint contains the counts.
+    """Let RecBole's Pop count the rows with label 1, and count in buffers, so that a checkpoint contains the counts.
 
-    RecBole's own counts an item once a batch, no matter how many rows it has there, counts sampled negatives as well,
-    and keeps its counts out of checkpoints.
+    RecBole's version counts an item once per batch, however many rows it has there. It also counts sampled negatives,
+    and keeps its counts out of its state_dict.
     """
     module = importlib.import_module("recbole.model.general_recommender.pop")
     pop: Any = module.Pop

@@ -25,13 +25,13 @@ _PACKAGES = ("recbole-cora", "recbole", "torch", "transformers", "accelerate", "
 
 def versions() -> dict[str, str | None]:
     """Return the installed version of each package that a result depends on; None if it is not installed."""
-    installed: dict[str, str | None] = {}
+    by_package: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
-            installed[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            installed[package] = None
-    return installed
+            by_package[package] = None
+    return by_package
 
 
 def commit() -> str | None:
@@ -55,7 +55,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def machine() -> str:
     """Return the processor's name and its number of cores, and the GPU's name if there is one."""
-    import torch  # here: the command line imports this file for its table alone
+    import torch  # here, because the command line imports this file only for its table
 
     name = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux names the model here

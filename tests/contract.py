@@ -1,10 +1,10 @@
-"""The contract that every model of this package keeps. A model inherits the whole suite by naming itself:
+"""The contract of every model of this package. A model inherits the whole suite by naming itself:
 
     class TestMine(ModelContract):
         model = "Mine"
 
-The data: 12 users and 30 items, with ratings split in time. So the test rows contain a user and items that train has
-never seen, and rows without history. The LLM is a tiny one with d = 32, trained on the data's titles.
+The data: 12 users and 30 items, with ratings split in time, so the test rows contain a user and items that train
+has never seen, and rows without history. The LLM is a tiny one with d = 32, trained on the data's titles.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ModelContract:
         yield self.make()
 
     def make(self) -> Stage:
-        """Make such a stage; every call makes one in the same state."""
+        """Make a stage; every call returns one in the same state."""
         repairs.apply_all()
         metrics.register()
         cls = model_class(self.model)
@@ -98,13 +98,13 @@ class ModelContract:
 
     @pytest.mark.slow
     def test_it_memorises_a_few_rows(self, stage: Stage) -> None:
-        """The model can memorise twelve rows, so whatever conditions the LLM reaches its answer."""
+        """The model can memorise twelve rows, so its conditioning reaches the LLM's answer."""
         if self.memorises_at is None:
             pytest.skip("it has no parameters trained by gradient steps")
         rows = next(stage.rows("train"))
         label = rows[stage.config["LABEL_FIELD"]].numpy()
-        chosen = np.sort(np.concatenate([np.flatnonzero(label == value)[:6] for value in (0, 1)]))
-        rows, label = rows[torch.from_numpy(chosen)], label[chosen]
+        places = np.sort(np.concatenate([np.flatnonzero(label == value)[:6] for value in (0, 1)]))
+        rows, label = rows[torch.from_numpy(places)], label[places]
         trainable = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=self.memorises_at)
         for _ in range(self.steps):
@@ -127,8 +127,8 @@ class ModelContract:
 
     def test_only_its_own_weights_move(self, stage: Stage, tmp_path: Path) -> None:
         """Training changes only the weights that a checkpoint contains; frozen parts stay the same, bit for bit."""
-        trained = {id(p) for p in getattr(stage.model, "trained", stage.model).parameters()}
-        others = {name: p for name, p in stage.model.named_parameters() if id(p) not in trained}
+        trained_ids = {id(p) for p in getattr(stage.model, "trained", stage.model).parameters()}
+        others = {name: p for name, p in stage.model.named_parameters() if id(p) not in trained_ids}
         assert not any(p.requires_grad for p in others.values())
         before = {name: p.detach().clone() for name, p in others.items()}
         stage.fit(tmp_path, title=self.model)

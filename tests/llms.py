@@ -32,13 +32,13 @@ N = 5
 
 
 def prompts(llm: FrozenLLM) -> list[list[int]]:
-    """N prompts of different lengths, not sorted."""
+    """Return N prompts of different lengths, not sorted."""
     encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
     return [encoder.encode(["Heat", "Toy Story"] * length, "GoldenEye") for length in (3, 0, 4, 1, 2)]
 
 
 def random_weights(targets: list[WeightTarget], seed: int = 0, rank: int = 4) -> PairWeights:
-    """Weights of N pairs, large enough to matter."""
+    """Return weights of N pairs, large enough to change scores."""
     draw = torch.Generator().manual_seed(seed)
     A = {width: 0.1 * torch.randn(N, width, rank, generator=draw) for width in {t.d_in for t in targets}}
     return PairWeights(A, {t.name: 0.3 * torch.randn(rank, t.d_out, generator=draw) for t in targets}, scale=2.0)

@@ -45,7 +45,7 @@ def _one_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_mistake_is_one_line_with_its_remedy(
     toy: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    """For mistyped names, values and paths, it says what is wrong and what to do; no value is ever evaluated."""
+    """The line says what is wrong and what to do; no value is ever evaluated."""
     assert message in _one_error(capsys, *arguments)
     assert not Path("pwned").exists()
 

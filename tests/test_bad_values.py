@@ -65,21 +65,21 @@ def as_argument(value: object) -> str:
 def cases() -> list[tuple[str, str, str]]:
     """Return bad values as (model, key, value), for every key of the models, each key once."""
     seen: set[str] = set()
-    bad = []
+    bad_cases = []
     for model in MODELS:
         for key, each in declared_settings(model, "toy").items():
             if key not in seen and key not in ("checkpoint", "resume"):
                 seen.add(key)
-                bad += [(model, key, as_argument(value)) for value in bad_values(each)]
-    return bad
+                bad_cases += [(model, key, as_argument(value)) for value in bad_values(each)]
+    return bad_cases
 
 
 def test_every_edge_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     """Hundreds of bad values, over all keys, are refused in one line."""
-    bad = cases()
-    assert len(bad) > 400 and len({key for _, key, _ in bad}) > 150
+    bad_cases = cases()
+    assert len(bad_cases) > 400 and len({key for _, key, _ in bad_cases}) > 150
     wrong = []
-    for model, key, value in bad:
+    for model, key, value in bad_cases:
         status = cli.main(["run", f"--model={model}", "--dataset=toy", f"--{key}={value}"])
         out, err = capsys.readouterr()
         if status != 2 or out or err.count("\n") != 1 or key not in err or "expected" not in err:

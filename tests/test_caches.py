@@ -134,7 +134,7 @@ def test_whatever_the_damage_an_entry_is_made_again(
 
 
 def test_an_entry_that_read_refuses_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is made again even if its files match the manifest. If reading the new entry fails too, that is an error."""
+    """This holds even if its files match the manifest. If reading the new entry fails too, that is an error."""
     tries: list[Path] = []
 
     def read(folder: Path) -> str:
@@ -172,12 +172,12 @@ def test_an_entry_that_another_process_has_made_again_is_not_thrown_away(
     """Both processes have seen the damage, and the other one has already replaced the entry."""
     entry = tmp_path / "entry"
     make("old", entry)
-    replaced: list[int] = []
+    replacements: list[int] = []
 
     def read(folder: Path) -> str:
         text = (folder / "file").read_text()
-        if not replaced:  # the other process is faster
-            replaced.append(1)
+        if not replacements:  # the other process is faster
+            replacements.append(1)
             shutil.rmtree(folder)
             make("new", folder)
             raise ValueError(text)
@@ -198,7 +198,7 @@ _ROUNDS = 12
 
 
 def test_processes_at_one_damaged_entry_all_read_a_whole_one(tmp_path: Path) -> None:
-    """Three processes at once, several times, with each kind of damage; nothing else is left in the folder."""
+    """Three processes read a damaged entry at once, for each kind of damage; nothing else is left in the folder."""
     context = multiprocessing.get_context("fork")
     barrier, answers, entry = context.Barrier(4), context.Queue(), tmp_path / "entry"
     processes = [context.Process(target=_make_each_round, args=(entry, barrier, answers)) for _ in range(3)]
@@ -217,7 +217,7 @@ def test_processes_at_one_damaged_entry_all_read_a_whole_one(tmp_path: Path) -> 
 
 
 def test_an_entry_is_readable_for_the_group(tmp_path: Path, toy: Path) -> None:
-    """All files and folders are, whatever modes libraries set (safetensors: 0600); the tiny LLM's too."""
+    """All files and folders are readable, whatever modes libraries set (safetensors: 0600), even the tiny LLM's."""
     run("CoRA", cf_evidence=[])
     paths = list(Path(".cache").rglob("*"))
     assert len(paths) > 15
@@ -243,7 +243,7 @@ def _slow(folder: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_path: Path) -> None:
-    """The next entry made there removes leftovers. Folders of another machine and of the user stay as well."""
+    """Making the next entry removes leftovers. Folders of another machine and of the user stay as well."""
     context = multiprocessing.get_context("fork")
     killed = context.Process(target=_killed_while_filling, args=(tmp_path / "killed",))
     killed.start()
@@ -267,7 +267,7 @@ def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_p
 
 
 def test_each_key_holds_the_versions_of_what_makes_the_entry(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raising a version makes its own kinds of entries anew, and no others.
+    """Raising a version renews the kinds of entries that depend on it, and no others.
 
     The version of the prompts' tokens also renews the LoRA, which depends on them.
     """
@@ -356,8 +356,8 @@ UNWRITABLE: dict[str, tuple[Callable[[], list[str]], str]] = {
 def test_a_place_that_cannot_be_written_is_one_error(toy: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     """Before any training, one line names the folder and the remedy; the exit code is 2."""
     arguments, remedy = UNWRITABLE[place]
-    fixed = ["run", "--model=CoRA", "--dataset=toy", "--llm=tiny", "--tiny_steps=1", "--show_progress=False"]
-    assert main([*fixed, *arguments()]) == 2
+    options = ["run", "--model=CoRA", "--dataset=toy", "--llm=tiny", "--tiny_steps=1", "--show_progress=False"]
+    assert main([*options, *arguments()]) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: cannot write ") and error.endswith(remedy)
     assert ("here" if "dir" in place else place) in error

@@ -37,7 +37,7 @@ def test_a_saved_model_loads_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 40, 200, -1])
 def test_a_truncated_checkpoint_is_refused(saved: Path, size: int) -> None:
-    """It does not matter where the file is cut off."""
+    """This holds wherever the file is cut off."""
     saved.write_bytes(saved.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"truncated|not a safetensors"):
         checkpoint.load(saved, nn.Linear(3, 2), IDENTITY)
@@ -98,7 +98,7 @@ def test_a_bit_of_the_weights_is_enough(tmp_path: Path, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
-    """The model keeps its weights then. An infinite buffer, such as a mask, is not a weight and is accepted."""
+    """The model then keeps its weights. An infinite buffer, such as a mask, is not a weight and is accepted."""
     path, diverged, model = tmp_path / checkpoint.WEIGHTS, nn.Linear(3, 2), nn.Linear(3, 2)
     torch.nn.init.constant_(diverged.bias[1:], value)
     checkpoint.save(path, diverged, IDENTITY)
@@ -132,7 +132,7 @@ def test_the_difference_of_identity_is_named(saved: Path) -> None:
     [(nn.Linear(4, 2), "shape"), (nn.Linear(3, 2, bias=False), "unexpected"), (nn.GRU(3, 2), "miss")],
 )
 def test_weights_of_another_form_are_refused(saved: Path, model: nn.Module, error: str) -> None:
-    """The model keeps its weights then."""
+    """The model then keeps its weights."""
     before = json.dumps([p.tolist() for p in model.parameters()])
     with pytest.raises(CheckpointError, match=error):
         checkpoint.load(saved, model, IDENTITY)

@@ -111,7 +111,7 @@ def test_what_is_missing_is_run_and_nothing_else(
 
 @pytest.mark.slow
 def test_other_settings_or_other_data_are_other_runs(toy: Path) -> None:
-    """Runs are kept by content: a changed setting or a changed rating makes a new run."""
+    """Runs are identified by content: a changed setting or a changed rating makes a new run."""
     for changes in ([], ["--pseudo_rows=6"]):
         assert compare("--models=Averages", "--dataset=toy", *changes) == 0
     inter = toy / "toy.inter"
@@ -285,7 +285,7 @@ def test_ready_experiments_are_ready(name: str) -> None:
 
 
 def test_a_row_without_a_run_is_empty() -> None:
-    """A report can be written at any time."""
+    """A report can be written before any run has finished."""
     experiment = make_experiment(None, ["MF"], "ml-100k", [1], {})
     (row,) = rows_of(experiment, [], {})
     assert row.scores["test"]["auc"] is None and row.seeds == [] and row.cost is None
@@ -362,7 +362,7 @@ def result_of(value: float) -> dict[str, Any]:
 
 
 def first_table(folder: Path) -> list[str]:
-    """The rows of report.md's first table."""
+    """Return the rows of report.md's first table."""
     page = (folder / "report.md").read_text(encoding="utf-8")
     return page.split("|---|", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
 

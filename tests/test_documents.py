@@ -19,12 +19,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: A fenced block of commands, and the comment before it that says why it is not run here.
 BLOCK = re.compile(r"(?:<!-- (?P<why>(?:needs|takes|test) [^\n]*) -->\n)?```bash\n(?P<text>.*?)```", re.DOTALL)
-#: Keeps a documented command short: steps of training, and of the tiny LLM.
+#: Options that keep a documented command short: training steps, and the tiny LLM's.
 BOUNDS, TINY_BOUNDS = (
     ["--max_steps=1", "--show_progress=False"],
     ["--tiny_steps=2", "--tiny_hidden=32", "--cf_config={epochs: 1}"],
 )
-#: Steps of a command line that a test cannot take inside its own environment; `.ci/run` takes them.
+#: Commands that a test cannot run inside its own environment; `.ci/run` runs them.
 INSTALLING = ("python -m venv", ".venv/bin/python -m pip", "pip install")
 
 
@@ -60,7 +60,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.line[:60]}")
 def test_a_documented_command_runs(workplace: Path, command: Command) -> None:
-    """With a small dataset in place of ml-100k, and training cut to one step, it ends with status 0."""
+    """The exit status is 0. A small dataset replaces ml-100k, and training is cut to one step."""
     program, *arguments = shlex.split(command.line.replace("ml-100k", "toy"), comments=True)
     if program.endswith("python"):
         assert arguments.pop(0) == "run_recbole_cora.py"
@@ -77,7 +77,7 @@ def test_a_documented_command_runs(workplace: Path, command: Command) -> None:
 
 
 def test_documented_python_runs(workplace: Path) -> None:
-    """So does each block of Python in the docs, but for those of docs/adding-a-model.md, which test_docs.py follows."""
+    """Each block of Python in the docs runs; test_docs.py runs those of docs/adding-a-model.md."""
     for page in PAGES:
         if page.name == "adding-a-model.md":
             continue
@@ -91,14 +91,14 @@ def test_documented_python_runs(workplace: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_there(page: Path) -> None:
-    """Links are relative to their page."""
+    """The target of each link exists, relative to the link's page."""
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
 
 def test_the_readme_is_one_page() -> None:
-    """At most 1,500 words; what is longer goes to docs/."""
+    """The README has at most 1,500 words; longer text goes to docs/."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
 
 

@@ -23,7 +23,7 @@ _PLACES = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
 def _floor(name: str) -> int:
-    """The floor of a module: its own, or its folder's."""
+    """Return the floor of a module, or of its folder if the module itself is not in FLOORS."""
     return _PLACES[name] if name in _PLACES else _PLACES[name.split(".")[0]]
 
 
@@ -32,19 +32,19 @@ def _name(path: Path) -> str:
 
 
 def _imports(path: Path) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NAMES = {_name(path) for path in FILES}
-#: The files of this package that each file imports, wherever in it the import stands.
+#: The files of this package that each file imports, at its top or inside functions.
 OURS = {
     _name(path): {i.removeprefix("recbole_cora.") for i in _imports(path) if i.startswith("recbole_cora.")} & NAMES
     for path in FILES
@@ -59,7 +59,7 @@ def test_a_file_imports_only_downward(name: str) -> None:
 
 
 def test_imports_form_no_circle() -> None:
-    """No file imports itself through others, on one floor either; imports in functions and for types count."""
+    """No file imports itself through others, even on one floor; imports in functions and for types count."""
     order = TopologicalSorter({name: {i for i in OURS[name] if i != name} for name in NAMES})
     order.prepare()  # raises CycleError, which names the circle
 

@@ -1,4 +1,4 @@
-"""Laws of the generator: the paper's equation (4), with the facts of its replication."""
+"""Laws of the generator: the paper's equation (4), with the sizes of its replication."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(**options: int | float) -> CollaborativeWeightsGenerator:
 
 
 def test_shapes_are_those_of_equation_4() -> None:
-    """A per input width [N, d, r], L_B per target [r, d_out]."""
+    """A is [N, d, r] for each input width, L_B is [r, d_out] for each target."""
     weights = make()(torch.randn(5, 1, 12))
     assert {width: tuple(A.shape) for width, A in weights.A.items()} == {32: (5, 32, 4), 80: (5, 80, 4)}
     assert {name: tuple(B.shape) for name, B in weights.B.items()} == {
@@ -54,7 +54,7 @@ def test_pairs_do_not_see_each_other() -> None:
 
 
 def test_dropout_is_only_for_training() -> None:
-    """In evaluation the same memory gives the same weights, and the LLM's x is not dropped."""
+    """In evaluation the same memory gives the same weights, and there is no dropout on the LLM's x."""
     generator = make().eval()
     memory = torch.randn(2, 1, 12)
     first, second = generator(memory), generator(memory)
@@ -72,7 +72,7 @@ def test_the_parameters_at_7B_are_those_of_the_replication() -> None:
 
 
 def test_a_saved_generator_is_the_same_generator() -> None:
-    """state_dict carries everything."""
+    """state_dict contains everything."""
     one, other = make().eval(), make().eval()
     torch.nn.init.normal_(one.queries)
     other.load_state_dict(one.state_dict())
@@ -81,6 +81,6 @@ def test_a_saved_generator_is_the_same_generator() -> None:
 
 
 def test_impossible_sizes_are_refused() -> None:
-    """The message says what was got and what was expected."""
+    """The error names the number that the hidden size must be a multiple of."""
     with pytest.raises(SettingError, match="multiple of its 3 heads"):
         make(heads=3)

@@ -24,7 +24,7 @@ from recbole_cora.settings.resolve import resolve
 def test_auto_takes_only_what_can_be_loaded(
     monkeypatch: pytest.MonkeyPatch, gigabytes: int | None, cached: set[str], allow_pickle: bool, name: str, why: str
 ) -> None:
-    """It needs a large enough GPU and weights that the settings allow to read; otherwise it is tiny, with a reason."""
+    """It needs a large enough GPU and weights that the settings allow; otherwise it is tiny, with a reason."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: gigabytes is not None)
     memory = SimpleNamespace(total_memory=(gigabytes or 0) * 1e9)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: memory)

@@ -35,7 +35,7 @@ def generator_for(targets: list[WeightTarget]) -> CollaborativeWeightsGenerator:
 
 
 def merged(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, n: int) -> FrozenLLM:
-    """A copy of the LLM whose weights are W + dW of pair n, explicitly."""
+    """Return a copy of the LLM with pair n's dW added to its weights."""
     other = copy.deepcopy(llm)
     modules = dict(llm.model.named_modules())
     for target in targets:
@@ -50,7 +50,7 @@ def merged(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, n:
 
 
 def with_peft(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, n: int) -> Tensor:
-    """Full logits of prompt 0 under peft's own LoRA layers with pair n's A and B."""
+    """Return the full logits of prompt 0 under peft's own LoRA layers with pair n's A and B."""
     model = copy.deepcopy(llm.model)
     paths = {id(module): path for path, module in llm.model.named_modules()}
     rank = next(iter(weights.A.values())).shape[2]
@@ -63,19 +63,19 @@ def with_peft(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights,
     model = peft.get_peft_model(model, config).eval()
     for target in targets:
         layer = model.base_model.model.get_submodule(paths[id(target.module)])
-        B = layer.lora_B["default"].weight.data  # [width, r], zero at birth
+        B = layer.lora_B["default"].weight.data  # [width, r], initially zero
         B[slice(None) if target.rows is None else target.rows] = weights.B[target.name].T
         layer.lora_A["default"].weight.data.copy_(weights.A[target.d_in][n].T)
     return model(input_ids=torch.tensor(prompts(llm)[:1])).logits
 
 
 def test_every_family_in_the_table_is_checked_here() -> None:
-    """A family cannot be added without its laws."""
+    """These tests cover every family in the table."""
     assert set(OPTIONS) == set(FAMILIES)
 
 
 def test_with_B_zero_the_llm_is_the_base_llm_bit_for_bit(llm: FrozenLLM) -> None:
-    """A generator that has not been trained changes no bit of any score."""
+    """An untrained generator changes no bit of any score."""
     targets = weight_targets(llm.model, "qkvof")
     weights = generator_for(targets).eval()(torch.randn(N, 1, 12))
     assert torch.equal(llm.score(prompts(llm), Conditioning(targets, weights)), llm.score(prompts(llm)))
@@ -84,7 +84,7 @@ def test_with_B_zero_the_llm_is_the_base_llm_bit_for_bit(llm: FrozenLLM) -> None
 @pytest.mark.parametrize("types", ["qkvof", "qk", "v", "o", "f"])
 @torch.no_grad()
 def test_a_delta_is_an_explicit_W_plus_dW(llm: FrozenLLM, types: str) -> None:
-    """Two thin products per pair answer what the LLM with that pair's W + dW answers, and not what the base does."""
+    """Two thin products per pair give the scores of the LLM with that pair's W + dW, and not those of the base LLM."""
     targets = weight_targets(llm.model, types)
     weights = random_weights(targets)
     scores = llm.score(prompts(llm), Conditioning(targets, weights))
@@ -107,7 +107,7 @@ def test_a_delta_is_pefts_lora(llm: FrozenLLM) -> None:
 
 @torch.no_grad()
 def test_the_two_computed_logits_are_the_models_own(llm: FrozenLLM) -> None:
-    """The score is the difference of the model's full logits after the prompt; "yes" is the first of the two."""
+    """The score is the difference of two of the model's logits after the prompt; with "yes" it is the first alone."""
     yes, no = llm.answer_ids
     assert llm.tokenizer.convert_ids_to_tokens([yes, no]) == ["ĠYes", "ĠNo"]
     scores = llm.score(prompts(llm))
@@ -120,7 +120,7 @@ def test_the_two_computed_logits_are_the_models_own(llm: FrozenLLM) -> None:
 
 @torch.no_grad()
 def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
-    """Whatever the batch size and the padding, in the order given."""
+    """The scores do not depend on the batch size or the padding, and keep the prompts' order."""
     targets = weight_targets(llm.model, "qkvo")
     weights = random_weights(targets)
     ids = prompts(llm)
@@ -131,7 +131,7 @@ def test_a_batch_equals_one_by_one(llm: FrozenLLM) -> None:
 
 @torch.no_grad()
 def test_deltas_are_gone_after_their_context_and_after_an_exception(llm: FrozenLLM) -> None:
-    """Nothing stays behind: neither a hook nor a changed weight."""
+    """Neither a hook nor a changed weight is left."""
     targets = weight_targets(llm.model, "qkvof")
     before, base = llm.fingerprint(), llm.score(prompts(llm))
     llm.score(prompts(llm), Conditioning(targets, random_weights(targets)))
@@ -144,7 +144,7 @@ def test_deltas_are_gone_after_their_context_and_after_an_exception(llm: FrozenL
 
 
 def test_a_training_step_moves_every_generator_weight_and_no_llm_weight(llm: FrozenLLM) -> None:
-    """Gradients reach every parameter of the generator, none of the LLM, whose hash stays the same."""
+    """Gradients reach every parameter of the generator and none of the LLM, whose fingerprint stays the same."""
     targets = weight_targets(llm.model, "qkvof")
     generator = generator_for(targets)
     for B in generator.L_B.values():
@@ -161,7 +161,7 @@ def test_a_training_step_moves_every_generator_weight_and_no_llm_weight(llm: Fro
 
 
 def test_the_first_step_from_B_zero_moves_only_B(llama: FrozenLLM) -> None:
-    """As with LoRA: with B = 0 only B has a gradient, and that is enough to start."""
+    """As in LoRA, only B has a gradient while B = 0, and that is enough to start."""
     targets = weight_targets(llama.model, "qkvo")
     generator = generator_for(targets).eval()
     llama.score(prompts(llama), Conditioning(targets, generator(torch.randn(N, 1, 12)))).sum().backward()
@@ -170,7 +170,7 @@ def test_the_first_step_from_B_zero_moves_only_B(llama: FrozenLLM) -> None:
 
 
 def test_the_fingerprint_sees_any_change(llama: FrozenLLM) -> None:
-    """One changed number is another LLM."""
+    """Changing a single number changes the fingerprint."""
     before = llama.fingerprint()
     llama.model.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-3
     assert llama.fingerprint() != before
@@ -183,7 +183,7 @@ def test_the_llm_stays_in_evaluation(llama: FrozenLLM) -> None:
 
 
 def test_targets_are_named_by_layer_and_kind(folders: dict[str, Path]) -> None:
-    """Sizes are the model's own, also where k and v are smaller and o is wider than d."""
+    """The sizes are the model's own, even if k and v are narrower than d and o is wider."""
     targets = weight_targets(FrozenLLM.load(str(folders["mistral"])).model, "qkvof")
     assert {t.name: (t.d_in, t.d_out) for t in targets if t.layer == 1} == {
         "1.q": (32, 64), "1.k": (32, 32), "1.v": (32, 32), "1.o": (64, 32), "1.up": (32, 48), "1.down": (48, 32),
@@ -198,17 +198,17 @@ def test_unknown_weight_types_are_refused(llama: FrozenLLM, types: str) -> None:
 
 
 def test_an_unknown_family_names_llm_modules_and_takes_them(llama: FrozenLLM) -> None:
-    """A family that is not in the table works by naming its modules."""
+    """A family that is not in the table works if its modules are named."""
     expected = [(t.name, t.module) for t in weight_targets(llama.model, "qo")]
     llama.model.config.model_type = "unheard_of"
     with pytest.raises(LLMError, match="llm_modules"):
         weight_targets(llama.model, "qo")
-    given = {"layers": "model.layers", "q": "self_attn.q_proj", "o": "self_attn.o_proj"}
-    assert [(t.name, t.module) for t in weight_targets(llama.model, "qo", given)] == expected
+    paths = {"layers": "model.layers", "q": "self_attn.q_proj", "o": "self_attn.o_proj"}
+    assert [(t.name, t.module) for t in weight_targets(llama.model, "qo", paths)] == expected
     with pytest.raises(LLMError, match="lacks k"):
-        weight_targets(llama.model, "qk", given)
+        weight_targets(llama.model, "qk", paths)
     with pytest.raises(LLMError, match=r"no module 'self_attn\.query'"):
-        weight_targets(llama.model, "q", {**given, "q": "self_attn.query"})
+        weight_targets(llama.model, "q", {**paths, "q": "self_attn.query"})
     with pytest.raises(SettingError, match="did you mean 'layers'"):
         weight_targets(llama.model, "q", {"layer": "model.layers"})
 
@@ -227,7 +227,7 @@ def test_weights_of_another_llm_are_refused(llama: FrozenLLM) -> None:
 
 
 def test_what_cannot_be_an_llm_is_refused_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Missing, truncated, pickled, incomplete, bidirectional, encoder-decoder: each is named, with the remedy."""
+    """The error names what is wrong: missing, truncated, pickled, incomplete, bidirectional, or encoder-decoder."""
 
     def refused(path: Path | str, match: str, **options: Any) -> None:
         with pytest.raises((LLMError, SettingError), match=match) as caught:
@@ -266,7 +266,7 @@ def test_what_cannot_be_an_llm_is_refused_in_one_line(folders: dict[str, Path], 
 
 
 def test_the_tiny_llm_is_an_ordinary_folder_and_repeatable(tmp_path: Path) -> None:
-    """Made twice it is the same LLM; it knows its answers; the global random numbers are left alone."""
+    """Made twice, it is the same LLM. It has learned its answers, and the global random state is unchanged."""
     draw = random.Random(0)
     titles = [f"The {draw.choice(['red', 'blue'])} {draw.choice(['house', 'river'])} {n}" for n in range(50)]
     template = load_template("movies")

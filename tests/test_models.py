@@ -1,4 +1,4 @@
-"""Laws of this package's models: the contract that all of them keep, and what holds for some of them."""
+"""Laws of this package's models: the contract for all of them, and laws for some."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TestTALLRec(ModelContract):
 
 
 class TestPrompt4NR(ModelContract):
-    model, memorises_at, memorised_auc = "Prompt4NR", 0.003, 0.85  # to so small an LLM soft tokens are noise
+    model, memorises_at, memorised_auc = "Prompt4NR", 0.003, 0.85  # soft tokens are noise to so small an LLM
 
 
 class TestPersonPrompt(ModelContract):
@@ -87,8 +87,8 @@ class TestHistoryFeatures(ModelContract):
 
 def test_every_model_of_this_package_is_under_contract() -> None:
     """Each model in the registry has a contract class in this file."""
-    tested = {value.model for value in globals().values() if isinstance(value, type) and hasattr(value, "model")}
-    assert set(OURS) <= tested
+    tested_models = {value.model for value in globals().values() if isinstance(value, type) and hasattr(value, "model")}
+    assert set(OURS) <= tested_models
 
 
 @pytest.mark.parametrize("control", ["zeroed", "shuffled", "random"])
@@ -96,7 +96,7 @@ def test_every_model_of_this_package_is_under_contract() -> None:
 def test_controls_take_away_what_they_say(
     world: Path, monkeypatch: pytest.MonkeyPatch, model: str, control: str
 ) -> None:
-    """zeroed: the same for every pair; shuffled: the vectors of another test row; random: other vectors."""
+    """zeroed: the same vectors for every pair; shuffled: those of another test row; random: other vectors."""
     monkeypatch.chdir(world)
     stage, controlled_stage = (
         type("C", (ModelContract,), {"model": model, "options": {"cf_vectors": vectors}})().make()
@@ -122,13 +122,13 @@ def test_controls_take_away_what_they_say(
 
 
 def _codes_in_prompts(stage: Stage) -> list[tuple[str, str]]:
-    """The user code and the item code in each row's prompt."""
+    """Return the user code and the item code in each row's prompt."""
     texts = [stage.model.prompts.text(row) for row in range(len(stage.ratings))]
     return [re.findall(r"\((?:user )?(\d+(?:\.\d+){3})\)", text) for text in texts]
 
 
 def test_each_control_is_another_encoder(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its own identity: nothing trained on one is read from the cache, or loaded, for another."""
+    """Each has its own identity, so nothing that was trained on one is loaded for another, or read from the cache."""
     monkeypatch.chdir(world)
     stages = [
         type("C", (ModelContract,), {"model": "CoRA", "options": {"cf_vectors": vectors}})().make()
@@ -158,7 +158,8 @@ def test_a_lora_and_deltas_on_one_llm_do_not_meet(llm: FrozenLLM) -> None:
     after = llm.model.state_dict()
     assert after.keys() == state.keys() and all(torch.equal(after[name], tensor) for name, tensor in state.items())
     second_lora = SharedLoRA(llm.model, weight_targets(llm.model, "qv"), rank=2, alpha=4, dropout=0.0)
-    torch.testing.assert_close(llm.score(ids, Conditioning(lora=second_lora)), plain)  # two LoRAs do not meet either
+    # Two LoRAs do not interfere either.
+    torch.testing.assert_close(llm.score(ids, Conditioning(lora=second_lora)), plain)
 
 
 def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
@@ -186,7 +187,7 @@ def test_vectors_in_slots_are_embeddings(llm: FrozenLLM) -> None:
 
 
 def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
-    """Activations that are recomputed in the backward pass are computed with the LoRA."""
+    """The LoRA is attached again when activations are recomputed in the backward pass."""
     ids = prompts(llama)
     gradients = []
     for recompute in (False, True):
@@ -202,7 +203,7 @@ def test_a_recomputed_lora_has_the_same_gradients(llama: FrozenLLM) -> None:
 
 
 def test_slots_are_where_the_prompt_has_them(llm: FrozenLLM) -> None:
-    """The user's slot follows the history, the item's the title. A title that spells the slot's token adds no slot."""
+    """The user's slot follows the history, the item's slot the title. A title with a slot's token adds no slot."""
     encoder = PromptEncoder(llm.tokenizer, load_template("movies"), llm.max_tokens)
     words = PromptWords(["Heat", encoder.slot], f"Golden{encoder.slot}Eye", encoder.slot * 2, encoder.slot)
     (tokens,) = encoder.encode_all([words])
@@ -222,7 +223,7 @@ def test_without_titles_a_prompt_names_none(llama: FrozenLLM) -> None:
 
 
 def test_a_code_reads_as_bits_or_as_bytes() -> None:
-    """Thirty-two signs are four numbers when dotted, thirty-two digits as bits."""
+    """Thirty-two signs read as four numbers when dotted, and as thirty-two digits in bits."""
     code = torch.tensor([1, -1, -1, -1, -1, -1, -1, 1] + [-1] * 16 + [1] * 8)
     assert code_text(code, "dotted") == "129.0.0.255"
     assert code_text(code, "bits") == "10000001" + "0" * 16 + "1" * 8

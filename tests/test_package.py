@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_api_is_listed_and_there() -> None:
-    """Every public name is an attribute, and `dir` and `help` show it."""
+    """Every public name is an attribute, and `dir` shows it."""
     for name in recbole_cora.__all__:
         assert getattr(recbole_cora, name) is not None and name in dir(recbole_cora)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -32,15 +32,15 @@ def test_run_shows_its_real_signature() -> None:
 
 
 def imported(code: str, tmp_path: Path, *heavy: str) -> set[str]:
-    """Which of these modules are imported once `code` has run in a new process."""
+    """Return those of the modules `heavy` that are imported after `code` has run in a new process."""
     code += f"\nimport sys\nprint('HEAVY', *(name for name in {heavy!r} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    return set(done.stdout.rsplit("HEAVY", 1)[1].split())
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    return set(process.stdout.rsplit("HEAVY", 1)[1].split())
 
 
 @pytest.mark.slow
 def test_a_cf_model_loads_no_llm(tmp_path: Path) -> None:
-    """A run of MF imports neither transformers nor peft, as it needs no LLM."""
+    """A run of MF imports none of transformers, peft and ray, as it needs no LLM."""
     code = (
         "from recbole_cora.cli import main\n"
         "assert main(['run', '--model=MF', '--dataset=ml-100k', '--max_steps=1', '--show_progress=False']) == 0"
@@ -50,7 +50,7 @@ def test_a_cf_model_loads_no_llm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_generator_and_the_llm_need_no_recbole(tmp_path: Path) -> None:
-    """They are imported where RecBole and Ray are not installed."""
+    """Importing them imports neither RecBole nor Ray."""
     code = "from recbole_cora import CollaborativeWeightsGenerator, Conditioning, FrozenLLM, weight_targets"
     assert not imported(code, tmp_path, "recbole", "ray")
 
@@ -66,7 +66,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_runs_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
-    """Installed apart from the checkout, it has all it needs: settings, templates, experiments."""
+    """Outside the checkout, the wheel has all that a run needs: settings, templates and experiments."""
     (wheel,) = built.glob("*.whl")
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
@@ -76,8 +76,8 @@ def test_the_wheel_runs_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
     assert {"recbole_cora/py.typed", "recbole_cora/properties/experiments/quick.yaml"} <= names
     command = [sys.executable, "-m", "recbole_cora.cli", "run", "--model=Averages", "--dataset=ml-100k"]
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip().splitlines()[-1]).name == "result.json"
+    process = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
+    assert Path(process.stdout.strip().splitlines()[-1]).name == "result.json"
     code = "import recbole_cora; print(recbole_cora.__file__)"
     place = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
     assert place.stdout.startswith(str(site))
@@ -85,7 +85,7 @@ def test_the_wheel_runs_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_source_distribution_is_whole(built: Path) -> None:
-    """It holds the package, its settings, tests and docs, and nothing that a run wrote."""
+    """It contains the package, its settings, tests and docs, and nothing that a run has written."""
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}

@@ -1,4 +1,4 @@
-"""Laws of several processes: together they have the results of one."""
+"""Laws of several processes: together they give the results of one."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_two_processes_score_as_one(toy: Path) -> None:
     Path("counted.py").write_text(COUNTED)
     _, _, *options = arguments("CoRA", checkpoint_dir="two", checkpoint=str(one["folder"]))
     same_scores(one, wait_for_result("two", launch([*TORCHRUN, "counted.py", *options])), within=1e-6)
-    scored = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
-    assert sum(scored) == one["rows"]["valid"] + one["rows"]["test"] and min(scored) > 0
+    row_counts = [int(Path(f"rows.{rank}").read_text()) for rank in (0, 1)]
+    assert sum(row_counts) == one["rows"]["valid"] + one["rows"]["test"] and min(row_counts) > 0
 
 
 def both(script: str, port: int) -> list[tuple[int, str]]:
@@ -174,7 +174,7 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_a_step() -> None:
     ],
 )
 def test_no_process_waits_for_a_main_process_that_failed(failing: str, message: str) -> None:
-    """Whatever ended the main process, the other one ends too, with a one-line error."""
+    """The other process ends too, with a one-line error, however the main process has ended."""
     main, other = both(f"processes.join(on_cpu=True)\n{failing}\ntime.sleep(600)", 29582)
     assert main[0] == (7 if "exit" in failing else 1) and other[0] == 1
     (line,) = [line for line in other[1].splitlines() if line.startswith("error: ")]

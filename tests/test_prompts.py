@@ -104,7 +104,8 @@ def test_a_title_that_does_not_fit_loses_its_end(tokenizer: Any, title: str) -> 
     before, after = whole.text([], title)[:-20], "..." + '"' + encoder.template.after
     text = tokenizer.decode(tokens.ids[1:])
     assert text.endswith(after)
-    beginning = text.removesuffix(after).replace(" ", "")  # spaces differ: a cut control token is not broken by one
+    # Spaces may differ: a control token is broken by a space, unless its end is cut off.
+    beginning = text.removesuffix(after).replace(" ", "")
     assert before.replace(" ", "").startswith(beginning)
     assert not set(tokens.ids[1:]) & set(tokenizer.all_special_ids)
     assert tokens.question_start is not None and tokenizer.decode(tokens.ids[tokens.question_start :]).endswith(after)
@@ -145,7 +146,7 @@ def test_only_the_latest_history_items_are_read(tokenizer: Any) -> None:
 
 
 def test_random_titles_always_encode(tokenizer: Any) -> None:
-    """Any Unicode string is a title."""
+    """Any Unicode string can be a title."""
     draw = random.Random(0)
     encoder = PromptEncoder(tokenizer, load_template("items"), 4096)
     for _ in range(100):
@@ -155,14 +156,14 @@ def test_random_titles_always_encode(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("text", ["{title} {history}", "{history}", "{title}", "{history} {title} {title}", ""])
 def test_a_template_needs_each_slot_once_and_in_order(tmp_path: Path, text: str) -> None:
-    """A template that would lose or repeat a title is refused when it is loaded."""
+    """A template that would omit or repeat a title is refused when it is loaded."""
     (tmp_path / "mine.txt").write_text(text)
     with pytest.raises(SettingError, match="expected"):
         load_template(str(tmp_path / "mine.txt"))
 
 
 def test_an_unknown_template_names_the_nearest() -> None:
-    """A typing error is answered with the right name."""
+    """The error suggests the right name."""
     with pytest.raises(SettingError, match=r"did you mean 'movies'.*movies, books, items"):
         load_template("movie")
 

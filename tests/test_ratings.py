@@ -46,7 +46,7 @@ def test_a_history_is_every_earlier_liked_row_of_the_user(tmp_path: Path) -> Non
 
 
 def test_each_user_is_cut_in_time(tmp_path: Path) -> None:
-    """80/10/10 of each user's rows, train first, with the row counts of RecBole's ratio rule."""
+    """Each user's rows are split 80/10/10, train first, with the row counts of RecBole's ratio rule."""
     ratings = _load(tmp_path)
     for user in range(12):
         assert ratings.split[ratings.user == user].tolist() == [0] * 16 + [1] * 2 + [2] * 2
@@ -94,7 +94,7 @@ def _lines(rows: int, **cells: str) -> str:
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n\r\n"])
 def test_blank_lines_may_end_a_file(tmp_path: Path, end: str) -> None:
-    """They do not count as rows."""
+    """Blank lines at the end do not count as rows."""
     ratings = _load(tmp_path, inter=_lines(40).rstrip("\n") + end)
     assert len(ratings) == 40 and ratings.user_tokens.tolist() == ["u0", "u1"]
 
@@ -110,7 +110,7 @@ def test_blank_lines_may_end_a_file(tmp_path: Path, end: str) -> None:
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
-    """The error gives its number in the file, counted from 1."""
+    """The error gives the line's number in the file, counted from 1."""
     with pytest.raises(DataError, match=message):
         _load(tmp_path, inter=_lines(40, **cells))
 

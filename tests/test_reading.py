@@ -1,4 +1,4 @@
-"""Laws of how prompts are read: padded, packed, pruned, recomputed, from a shared prefix, all alike."""
+"""Laws of reading: padded, packed, pruned, recomputed and shared-prefix reading give the same scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recbole_cora.llm.prefix import PrefixCache
 from recbole_cora.llm.reading import PADDED, Reading
 from tests.llms import SMALL, N, prompts, random_weights
 
-#: Ways of reading: at most what is named here (a family may allow less), and other attributes of a FrozenLLM.
+#: Attributes of a FrozenLLM for each way of reading; pruning is left out for a family that does not allow it.
 WAYS: dict[str, dict[str, Any]] = {
     "padded": {"reading": PADDED},
     "padded, recomputed": {"reading": PADDED, "recompute": True},
@@ -31,9 +31,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "pruned": {"reading": Reading(packed=True, pruned=True)},
     "small rows": {"batch_tokens": 50},
     "recomputed": {"recompute": True},
-    "kept prefixes": {"prefixes": PrefixCache(1 << 20)},
+    "cached prefixes": {"prefixes": PrefixCache(1 << 20)},
 }
-QUESTIONS = [9, 4, 12, 2, 9]  # of the N prompts; 0 and 4 begin alike there
+QUESTIONS = [9, 4, 12, 2, 9]  # start of each prompt's question; prompts 0 and 4 have the same tokens before it
 
 
 @pytest.fixture(params=WAYS)
@@ -50,7 +50,7 @@ def set_way(llm: FrozenLLM, way: dict[str, Any]) -> None:
 
 @contextmanager
 def acting_from(targets: list[WeightTarget], weights: PairWeights, n: int, start: int) -> Iterator[None]:
-    """The reference: pair n's dW, explicitly, on every token of the one prompt from `start` on."""
+    """Add pair n's explicit dW on every token of a single prompt from `start` on, as a reference."""
 
     def add(target: WeightTarget) -> Callable[..., Tensor]:
         def hook(module: Any, inputs: Any, y: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def acting_from(targets: list[WeightTarget], weights: PairWeights, n: int, start
 
 
 def reference(llm: FrozenLLM, targets: list[WeightTarget], weights: PairWeights, starts: list[int]) -> Tensor:
-    """Scores of the N prompts, one at a time, by the model's own full logits."""
+    """Return the scores of the N prompts, one at a time, from the model's own full logits."""
     yes, no = llm.answer_ids
     scores = []
     for n, ids in enumerate(prompts(llm)):
@@ -89,7 +89,7 @@ def grad_weights(targets: list[WeightTarget]) -> tuple[PairWeights, list[Tensor]
 
 
 def test_every_way_gives_the_scores_and_gradients_of_explicit_deltas(llm: FrozenLLM, way: dict[str, Any]) -> None:
-    """On the whole prompt and on the question alone: scores within 1e-5, gradients of A and B within 1e-4 of theirs."""
+    """Scores agree within 1e-5 and gradients within 1e-4, with weights on the whole prompt or on the question."""
     targets = weight_targets(llm.model, "qkvof")
     for questions in (None, QUESTIONS):
         weights, leaves = grad_weights(targets)
@@ -106,7 +106,7 @@ def test_every_way_gives_the_scores_and_gradients_of_explicit_deltas(llm: Frozen
 
 
 def test_the_question_is_the_frozen_models_before_it_begins(llama: FrozenLLM) -> None:
-    """What comes before a question is read without the weights, so they change less than on the whole prompt."""
+    """Tokens before a question are read without the weights, so scores differ from those with weights on all tokens."""
     targets = weight_targets(llama.model, "qkvo")
     weights = random_weights(targets)
     whole = llama.score(prompts(llama), Conditioning(targets, weights))
@@ -115,12 +115,12 @@ def test_the_question_is_the_frozen_models_before_it_begins(llama: FrozenLLM) ->
 
 
 def test_a_prefix_is_read_once(llama: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates of one history share it within a call, and with room in the cache over calls."""
-    read: list[int] = []
+    """Candidates with the same history read it once per call, and only once in all if the cache has room."""
+    token_counts: list[int] = []
     forward = FrozenLLM._forward
 
     def counting(self: FrozenLLM, rows: Any, packing: Any) -> Tensor:
-        read.append(sum(map(len, rows)))
+        token_counts.append(sum(map(len, rows)))
         return forward(self, rows, packing)
 
     monkeypatch.setattr(FrozenLLM, "_forward", counting)
@@ -129,22 +129,22 @@ def test_a_prefix_is_read_once(llama: FrozenLLM, monkeypatch: pytest.MonkeyPatch
     candidates = [[*history, 50 + n, 60] for n in range(N)]
     weights, questions = random_weights(targets), [len(history)] * N
     alone = [
-        llama.score([ids], Conditioning(targets, weights.select([n]), [0 + len(history)]))
+        llama.score([ids], Conditioning(targets, weights.select([n]), [len(history)]))
         for n, ids in enumerate(candidates)
     ]
-    read.clear()
+    token_counts.clear()
     together = llama.score(candidates, Conditioning(targets, weights, questions))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
-    assert read == [len(history), 2 * N]
+    assert token_counts == [len(history), 2 * N]
     llama.prefixes = PrefixCache(1 << 20)
     llama.score(candidates, Conditioning(targets, weights, questions))
-    read.clear()
+    token_counts.clear()
     assert torch.equal(llama.score(candidates, Conditioning(targets, weights, questions)), together)
-    assert read == [2 * N] and len(llama.prefixes) == 1
+    assert token_counts == [2 * N] and len(llama.prefixes) == 1
 
 
 def test_a_full_cache_keeps_what_it_has() -> None:
-    """Nothing is thrown out, nothing is taken in beyond the limit."""
+    """No entry is evicted, and none is added beyond the limit."""
     cache = PrefixCache(2 * 4 * 10)
     for name in (b"a", b"b", b"c"):
         cache.offer(name, (torch.zeros(10),))
@@ -166,11 +166,11 @@ def test_what_cannot_be_packed_is_read_padded_and_said(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A model whose attention ignores the packing mixes prompts; that is noticed, logged, and read padded instead."""
+    """A model that scores differently when packed, here by wrong positions, is read padded, and the log says so."""
     from recbole_cora.llm import packed
 
-    known = FrozenLLM.load(str(folders["llama"]), dtype="float32")
-    expected = known.score(prompts(known))
+    unpatched = FrozenLLM.load(str(folders["llama"]), dtype="float32")
+    expected = unpatched.score(prompts(unpatched))
     monkeypatch.setattr(packed.Packing, "positions", lambda self: torch.arange(sum(self.lengths)).unsqueeze(0) * 7)
     with caplog.at_level("INFO"):
         other = FrozenLLM.load(str(folders["llama"]), dtype="float32")
@@ -179,27 +179,27 @@ def test_what_cannot_be_packed_is_read_padded_and_said(
 
 
 def test_every_family_of_the_table_is_packed(llm: FrozenLLM) -> None:
-    """None of the known families falls back; GPT-2's own code reshapes by the row, so its last block is not pruned."""
+    """No known family falls back to padded reading. GPT-2's code reshapes by row, so its last block is not pruned."""
     assert llm.reading.packed and llm.reading.shares_prefixes
     assert llm.reading.pruned or llm.model.config.model_type == "gpt2"
 
 
 def test_bfloat16_stays_near_float32(folders: dict[str, Path]) -> None:
-    """Scores within 2 % of their spread; every way of reading too."""
+    """Scores agree within 2% of their spread, with weights on the whole prompt or on the question."""
     exact = FrozenLLM.load(str(folders["llama"]), dtype="float32")
     coarse = FrozenLLM.load(str(folders["llama"]), dtype="bfloat16")
     assert coarse.dtype == "bfloat16" and coarse.reading.packed and coarse.fingerprint() == exact.fingerprint()
     weights = random_weights(targets := weight_targets(exact.model, "qkvo"))
-    own = weight_targets(coarse.model, "qkvo")
+    coarse_targets = weight_targets(coarse.model, "qkvo")
     for questions in (None, QUESTIONS):
         truth = exact.score(prompts(exact), Conditioning(targets, weights, questions))
-        scores = coarse.score(prompts(coarse), Conditioning(own, weights, questions))
+        scores = coarse.score(prompts(coarse), Conditioning(coarse_targets, weights, questions))
         assert scores.dtype == torch.float32
         assert (scores - truth).abs().max() < 0.02 * (truth.max() - truth.min())
 
 
 def test_an_offloaded_llm_is_the_llm(folders: dict[str, Path], tmp_path: Path) -> None:
-    """With blocks on disk, put there by accelerate: the same fingerprint, scores and gradients, pruned and packed."""
+    """An LLM with blocks on disk has the same fingerprint, scores and gradients, and is read packed and pruned."""
     whole = FrozenLLM.load(str(folders["llama"]), dtype="float32")
     places = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.layers.1": "disk", "model.norm": "cpu"}
     places |= {"model.rotary_emb": "cpu", "lm_head": "disk"}
@@ -208,22 +208,22 @@ def test_an_offloaded_llm_is_the_llm(folders: dict[str, Path], tmp_path: Path) -
     )
     assert next(other.model.model.layers[1].parameters()).is_meta
     assert other.reading.pruned and other.reading.shares_prefixes and other.fingerprint() == whole.fingerprint()
-    found = []
+    results = []
     for one in (whole, other):
         targets = weight_targets(one.model, "qkvo")
         weights, leaves = grad_weights(targets)
         for questions in (None, QUESTIONS):
             scores = one.score(prompts(one), Conditioning(targets, weights, questions))
-            found.append([scores, *torch.autograd.grad(scores.square().sum(), leaves)])
-    for ours, theirs in zip(found[2:], found[:2], strict=True):
+            results.append([scores, *torch.autograd.grad(scores.square().sum(), leaves)])
+    for ours, theirs in zip(results[2:], results[:2], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
-        assert next(other.model.model.layers[1].parameters()).is_meta  # and is offloaded again after each pass
+        assert next(other.model.model.layers[1].parameters()).is_meta  # offloaded again after each pass
 
 
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 def test_a_quantised_llm_takes_the_same_deltas(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    """Its weights are rounded, its deltas are not: they act as an explicit dW on the rounded model."""
+    """Its weights are rounded but its deltas are not: they act as an explicit dW on the rounded model."""
     pytest.importorskip("bitsandbytes")
     config = transformers.LlamaConfig(**{**SMALL, "hidden_size": 128, "intermediate_size": 256})
     with torch.random.fork_rng(devices=[]):
@@ -233,9 +233,9 @@ def test_a_quantised_llm_takes_the_same_deltas(folders: dict[str, Path], tmp_pat
     whole = FrozenLLM.load(str(tmp_path), dtype="float32")
     small = FrozenLLM.load(str(tmp_path), dtype="float32", quantised=kind)
     assert small.reading.packed and small.reading.pruned and small.fingerprint() != whole.fingerprint()
-    weights = random_weights(own := weight_targets(small.model, "qkvo"))
-    scores = small.score(prompts(small), Conditioning(own, weights))
-    explicit = reference(small, own, weights, [0] * N)
+    weights = random_weights(small_targets := weight_targets(small.model, "qkvo"))
+    scores = small.score(prompts(small), Conditioning(small_targets, weights))
+    explicit = reference(small, small_targets, weights, [0] * N)
     unrounded = whole.score(prompts(whole), Conditioning(weight_targets(whole.model, "qkvo"), weights))
     spread = unrounded.max() - unrounded.min()
     assert (scores - explicit).abs().max() < 0.05 * spread

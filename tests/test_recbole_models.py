@@ -1,4 +1,4 @@
-"""Every model in RecBole's registry trains and is scored on a toy dataset with all fields, or one line says why not.
+"""Every model that RecBole exports trains and is scored on a toy dataset with all fields, or one line says why not.
 
 The dataset is `tests.conftest`'s toy dataset with user and item features of every type, and with a knowledge graph in
 which three items have no entity.
@@ -162,7 +162,7 @@ def test_each_model_trains_is_scored_and_reads_batches_in_parts_or_says_why_not(
     ],
 )  # fmt: skip
 def test_losses_that_are_no_means_over_rows_are_known(full: Path, model: str, reason: str | None) -> None:
-    """Models whose loss would change in parts are refused, such as sums and trainers with their own losses.
+    """A model whose loss would change in parts is refused, such as a sum, or a loss of the trainer's own.
 
     Measuring does not change weights, random states or the loader's order.
     """

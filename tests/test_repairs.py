@@ -62,7 +62,7 @@ _SUSPECTS = {
     "system", "popen", "Popen", "spawn", "run_path", "run_module", "extractall", "unsafe_load", "full_load",
 }  # fmt: skip
 _CLOSED, _OVERRIDDEN, _UNREACHED, _HARMLESS = "closed in repairs.py", "overridden", "not reached by a run", "harmless"
-#: Our verdict on each such call in RecBole 1.2.1: (file, function, call).
+#: The verdict on each such call in RecBole 1.2.1, by file, function and call.
 _VERDICTS = {
     ("config/configurator.py", "Config._convert_config_dict", "eval"): _OVERRIDDEN,
     ("config/configurator.py", "Config._load_config_files", "yaml.load"): _OVERRIDDEN,
@@ -143,7 +143,7 @@ def test_every_call_of_recbole_that_could_run_code_is_judged() -> None:
         function = getattr(getattr(module, module_name), name) if module_name else vars(module)[name]
         assert function.__module__ == repairs.__name__, f"{file} still calls {call}"
     for base, ours, names in (
-        # the methods that read settings from outside: nothing is left to evaluate
+        # these methods read settings from outside; ours evaluate nothing
         (Config, CoraConfig, ("_load_cmd_line", "_load_internal_config_dict")),
         (Trainer, CoraTrainer, ("resume_checkpoint", "evaluate")),
     ):
@@ -234,7 +234,7 @@ def test_the_teachers_of_kd_dagfm_work(toy: Path, teacher: str) -> None:
 
 
 def test_dgcf_trains_where_users_are_fewer_than_items(toy: Path) -> None:
-    """RecBole draws as many users as a batch has items; if there are fewer users, all of them are taken."""
+    """RecBole would draw more users than there are, which fails; with the repair, it draws all of them."""
     result = recbole_cora.run("DGCF", "toy", {"epochs": 1, "show_progress": False, "embedding_size": 8})
     assert result["curve"][0]["loss"] > 0
 
@@ -249,7 +249,7 @@ def test_a_log_line_of_several_words_is_one_line(caplog: pytest.LogCaptureFixtur
 
 
 def test_two_runs_may_create_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that appears after RecBole has looked for it is no error: two FM runs start at once in a comparison."""
+    """A folder that appears after RecBole has looked for it is no error, as when two runs start at once."""
     repairs.apply_all()
     monkeypatch.setattr("os.path.exists", lambda path: False)
     for module in (recbole.utils.logger, recbole.data.utils, recbole.trainer.trainer):

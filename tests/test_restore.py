@@ -74,10 +74,10 @@ def test_a_checkpoint_needs_no_option_again(toy: Path, model: str) -> None:
 def test_a_trained_encoder_keeps_its_settings(toy: Path, encoder: str) -> None:
     """A run that is used as an encoder keeps the settings that it was trained with."""
     shape = {"hidden_act": "relu", "n_layers": 1} if encoder == "SASRec" else {"embedding_size": 24}
-    trained = run(encoder, epochs=2, **shape)
-    small = {**LLM, **GENERATOR, "title_field": "title", "references": True, "cf_checkpoint": trained["folder"]}
+    encoder_run = run(encoder, epochs=2, **shape)
+    small = {**LLM, **GENERATOR, "title_field": "title", "references": True, "cf_checkpoint": encoder_run["folder"]}
     result = run("CoRA", **small)
-    assert result["reference"]["cf_encoder"]["auc"] == trained["test"]["auc"] and result["cf_encoder"] == encoder
+    assert result["reference"]["cf_encoder"]["auc"] == encoder_run["test"]["auc"] and result["cf_encoder"] == encoder
     assert run(checkpoint=result["folder"])["test"] == result["test"]
     with pytest.raises(CheckpointError, match=rf"is a run of {encoder}, but cf_encoder is MF"):
         run("CoRA", **small, cf_encoder="MF")
@@ -99,7 +99,7 @@ def test_an_option_that_contradicts_the_run_names_both_values(toy: Path, capsys:
 
 
 def test_a_run_of_the_version_before_can_be_scored(toy: Path) -> None:
-    """Its result.json also holds values that RecBole derived, among the settings."""
+    """Such a run's result.json has values that RecBole derived among its settings."""
     result = run("MF", epochs=1, embedding_size=8)
     path = Path(result["folder"]) / "result.json"
     content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Laws of resuming: a training that was stopped in any way ends like an uninterrupted one, bit for bit."""
+"""Laws of resuming: a run that was stopped in any way ends like an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CORA: dict[str, Any] = {
     "epochs": 3, "generator_dropout": 0.1, "references": False,
 }  # fmt: skip
 #: Models and settings that together cover epochs of steps with a schedule, epochs that are passes, negative samples,
-#: accumulated gradients, and a counter of steps beside the weights.
+#: accumulated gradients, and a counter of steps besides the weights.
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "CoRA": ("CoRA", CORA),
     "CoRA, accumulated": ("CoRA", {**CORA, "gradient_accumulation": 2}),
@@ -62,7 +62,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def state_after(step: int) -> TrainingState:
-    """A small training state."""
+    """Return a small training state."""
     return TrainingState(
         model={"weight": torch.arange(4.0)}, numbers={}, optimizer={}, schedule=None,
         random=[], batches=Position(None, 0), parts=None, epoch=0, in_epoch=step,
@@ -94,7 +94,7 @@ def weights(folder: str) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(toy: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Power fails at any step, within an epoch or at its end, once or several times: same metrics and weights."""
+    """Power failures at any step, within an epoch or at its end, do not change metrics and weights."""
     whole = run(name)
     for stops in ((1,), (4,), (5,), (6,), (8,), (3, 7, 11)):
         for step in stops:
@@ -129,7 +129,7 @@ def test_a_finished_run_leaves_no_states_and_is_not_resumed(toy: Path) -> None:
 
 
 def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path, states_stay: None) -> None:
-    """The run ends validated and scored. With more steps allowed, its training resumes."""
+    """A run that reaches `max_steps` is evaluated and scored. With more steps allowed, its training resumes."""
     result = run("CoRA", max_steps=5)
     assert training_state.latest(Path(result["folder"])).name == "training-00000005.safetensors"  # type: ignore[union-attr]
     (Path(result["folder"]) / "result.json").unlink()
@@ -159,7 +159,7 @@ def test_what_is_not_the_same_run_is_refused_with_the_difference(toy: Path, monk
 
 
 def test_another_llm_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
-    """It is refused although its folder has the same name."""
+    """Another LLM is refused even if its folder has the same name."""
     llm = Path("llm")
     shutil.copytree(folders["llama"], llm)
     settings = {"llm": str(llm), "dtype": "float32", "steps_per_epoch": 2, "epochs": 2, "hidden": 32, "rank": 4}
@@ -190,7 +190,7 @@ def test_two_runs_of_one_second_do_not_share_a_folder(toy: Path, monkeypatch: py
 
 
 def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
-    """The same command started meanwhile makes a run of its own. Resuming the locked folder by name is refused."""
+    """The same command, started meanwhile, starts a new run. Resuming the locked folder by name is refused."""
     config = settings_of_a_run(resume="auto")
     with run_folder.claim(config) as one:
         (one / "file").touch()
@@ -207,7 +207,7 @@ def test_a_run_is_gone_on_with_by_one_process_at_a_time(toy: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
 def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str) -> None:
-    """The earlier state or the new one is there. Resuming removes the half-written file."""
+    """Either the earlier state or the new one is complete. Resuming removes the half-written file."""
     whole = run("MF")["test"]
     suffix, leftovers = ("file", 1) if moment == "before the rename" else ("dir", 0)
     patch = (
@@ -232,18 +232,18 @@ def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str
 
 
 def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path, states_stay: None) -> None:
-    """After 7 steps, in the second epoch, it is scored. With more steps allowed, it ends like an uninterrupted run."""
-    cut = run("CoRA", max_steps=7)
-    state = training_state.latest(Path(cut["folder"]))
+    """A run cut after 7 steps, in its second epoch, is scored. With more steps allowed, it ends as if never cut."""
+    short_run = run("CoRA", max_steps=7)
+    state = training_state.latest(Path(short_run["folder"]))
     assert state is not None and state.name == "training-00000007.safetensors"
-    (Path(cut["folder"]) / "result.json").unlink()
-    again, whole = run("CoRA", resume=cut["folder"]), run("CoRA")
-    assert cut["test"] != whole["test"] and again["test"] == whole["test"]
+    (Path(short_run["folder"]) / "result.json").unlink()
+    again, whole = run("CoRA", resume=short_run["folder"]), run("CoRA")
+    assert short_run["test"] != whole["test"] and again["test"] == whole["test"]
 
 
 def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Power fails after step 7, the last, when the state is saved but not yet evaluated: resuming evaluates it."""
-    cut = run("CoRA", max_steps=7)
+    short_run = run("CoRA", max_steps=7)
     validate = CoraTrainer._valid_epoch
 
     def fail(self: CoraTrainer, *args: Any, **options: Any) -> tuple[float, Metrics]:
@@ -255,7 +255,7 @@ def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, m
         patch.setattr(CoraTrainer, "_valid_epoch", fail)
         run("CoRA", max_steps=7, checkpoint_dir="failed")
     again = run("CoRA", max_steps=7, checkpoint_dir="failed", resume="auto")
-    assert [again[key] for key in ("test", "valid", "curve")] == [cut[key] for key in ("test", "valid", "curve")]
+    assert [again[key] for key in ("test", "valid", "curve")] == [short_run[key] for key in ("test", "valid", "curve")]
 
 
 @pytest.mark.parametrize("size", [0, 8, 100, -1])
@@ -287,7 +287,7 @@ def test_where_all_states_are_damaged_the_run_is_refused(toy: Path, monkeypatch:
 
 
 def test_a_state_in_which_a_bit_has_changed_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever bit of its tensors or header has changed, the state before it is read."""
+    """If any bit of its tensors or header has changed, the state before it is read."""
     for step in (1, 2):
         training_state.save(tmp_path, state_after(step), {}, keep=2)
     before, last = states(tmp_path)

@@ -35,11 +35,11 @@ def test_every_model_is_scored_on_the_same_rows(toy: Path, model: str) -> None:
 def test_cora_runs_on_each_encoder_and_scores_alike_when_loaded(toy: Path, encoder: str) -> None:
     """The result has every documented key. Loading the checkpoint gives exactly the same scores."""
     result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "cf_encoder": encoder})
-    documented = (
+    documented_keys = (
         "model dataset llm cf_encoder seed rows uauc_users valid test reference seconds trainable_parameters "
         "frozen_parameters peak_memory_mb versions config"
     )
-    assert set(documented.split()) <= set(result)
+    assert set(documented_keys.split()) <= set(result)
     assert set(result["reference"]) == {"cf_encoder", "llm_only"}
     again = recbole_cora.run(
         model="CoRA", dataset="toy", options={**TINY, "cf_encoder": encoder, "checkpoint": result["folder"]}
@@ -49,13 +49,13 @@ def test_cora_runs_on_each_encoder_and_scores_alike_when_loaded(toy: Path, encod
 
 def test_an_encoder_of_other_data_is_refused(toy: Path) -> None:
     """`cf_checkpoint` accepts an earlier run's encoder, but only one of the same rows and vocabulary."""
-    trained = recbole_cora.run(model="MF", dataset="toy", options=SMALL)
-    result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "cf_checkpoint": trained["folder"]})
-    assert result["reference"]["cf_encoder"] == trained["test"]
+    encoder_run = recbole_cora.run(model="MF", dataset="toy", options=SMALL)
+    result = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "cf_checkpoint": encoder_run["folder"]})
+    assert result["reference"]["cf_encoder"] == encoder_run["test"]
     inter = (toy / "toy.inter").read_text().replace("\t5\t", "\t4\t", 1).replace("u0\ti1\t2", "u0\ti1\t5")
     write_toy(toy.parent, "other", inter=inter.replace("u11\t", "u99\t"))
     with pytest.raises(CheckpointError, match="vocabulary"):
-        recbole_cora.run(model="CoRA", dataset="other", options={**TINY, "cf_checkpoint": trained["folder"]})
+        recbole_cora.run(model="CoRA", dataset="other", options={**TINY, "cf_checkpoint": encoder_run["folder"]})
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
 
 def test_a_model_is_used_in_the_mode_it_was_trained_in(toy: Path) -> None:
     """Weights trained on the question alone are refused for the whole prompt. An unknown mode is an error."""
-    trained = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "question"})
+    earlier_run = recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "question"})
     with pytest.raises(CheckpointError, match=r"weights_on='question' \(here 'prompt'\)"):
-        recbole_cora.run(options={"checkpoint": trained["folder"], "weights_on": "prompt", "show_progress": False})
+        recbole_cora.run(options={"checkpoint": earlier_run["folder"], "weights_on": "prompt", "show_progress": False})
     with pytest.raises(SettingError, match="did you mean 'question'"):
         recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "weights_on": "questions"})
 

@@ -67,7 +67,7 @@ def test_arguments_take_an_equals_sign_or_a_space() -> None:
 
 
 def test_a_key_may_have_a_value_for_standing_alone() -> None:
-    """It may still be given a value."""
+    """A key such as `--resume` may stand alone or have a value."""
     for arguments, value in ((["--resume"], "auto"), (["--resume", "--b=1"], "auto"), (["--resume", "x"], "x")):
         assert parse_arguments(arguments, alone={"resume": "auto"})["resume"] == value
 
@@ -82,7 +82,7 @@ def test_what_is_no_argument_is_refused(arguments: list[str], message: str) -> N
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
-    """This holds in a file as on the command line."""
+    """This holds in a file and on the command line."""
     with pytest.raises(SettingError, match=r"unknown setting 'embeding_size'.*did you mean 'embedding_size'"):
         _config({"embeding_size": 8})
     (tmp_path / "a.yaml").write_text("topkk: 1\n")
@@ -91,7 +91,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_visible_devices_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlike RecBole, we do not overwrite CUDA_VISIBLE_DEVICES, by which ray and torchrun place processes."""
+    """Unlike RecBole, we do not overwrite CUDA_VISIBLE_DEVICES, with which ray and torchrun place processes."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     _config({"gpu_id": "0"})
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"

@@ -30,7 +30,7 @@ SPACE = """
 learning_rate: {choice: [0.01, 1.0e+30]}
 embedding_size: {choice: [8, 9, 10, 100000000000, 4611686018427387904]}
 """
-#: More numbers than torch can count. It raises an error that is not about memory.
+#: A size beyond what torch can count, which raises an error that is not about memory.
 UNCOUNTABLE = 2**62
 
 
@@ -103,10 +103,10 @@ def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:
 
 
 def test_many_draws_are_made_in_no_time() -> None:
-    """The time is linear in their number. A comparison of each draw with all earlier ones would keep the same draws."""
+    """The time is linear in their number, and the draws are those of comparing each with all earlier ones."""
     space = {"a": Draw("uniform", [0.0, 1.0]), "b": Draw("choice", [[], ["score"], [1], [True]])}
     started = time.process_time()
-    assert len(draw_all(space, "random", 2_000, 0)) == 2_000  # comparing each with all earlier ones takes 8 s
+    assert len(draw_all(space, "random", 2_000, 0)) == 2_000  # comparing each with all earlier ones would take 8 s
     assert time.process_time() - started < 2
     space["a"] = Draw("randint", [0, 5])
     random, rows = np.random.default_rng(7), list[list[Any]]()
@@ -170,9 +170,9 @@ def test_a_search_survives_its_trials_and_its_driver(toy: Path) -> None:
     while again.poll() is None:
         for record in records(out):
             rate, size = record["settings"].values()
-            chosen = rate == 0.01 and size in killed and len(killed[size]) < {9: 3, 10: 1}[size]
+            is_target = rate == 0.01 and size in killed and len(killed[size]) < {9: 3, 10: 1}[size]
             training = record["status"] == "running" and record["evaluations"]
-            if chosen and training and record["process"] not in killed[size]:
+            if is_target and training and record["process"] not in killed[size]:
                 killed[size].add(record["process"])
                 with suppress(ProcessLookupError):
                     os.kill(record["process"], signal.SIGKILL)
@@ -210,13 +210,13 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> Non
     driver.send_signal(signal.SIGINT)
     message = driver.communicate()[1].splitlines()[-1]
     assert driver.returncode == 130 and "resume the search with tune --resume=" in message
-    done = {record["name"]: record for record in records(out) if record["status"] in DONE}
-    assert len(done) >= 2
+    ended_trials = {record["name"]: record for record in records(out) if record["status"] in DONE}
+    assert len(ended_trials) >= 2
     again = subprocess.run([*COMMAND, f"--resume={out}", "--num_samples=7"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     by_name = {record["name"]: record for record in records(out)}
     assert len(by_name) == 7 and {record["status"] for record in by_name.values()} <= set(DONE)
-    assert all(by_name[name] == record for name, record in done.items())
+    assert all(by_name[name] == record for name, record in ended_trials.items())
     assert "stopped early" in again.stdout and "On the test rows, scored once" in again.stdout
 
 

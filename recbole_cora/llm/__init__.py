@@ -1,6 +1,6 @@
-"""The frozen LLM: `hub` loads it, `frozen` asks it, `families` finds its weights, `deltas` adds a pair's own to them.
+"""The frozen LLM: `hub` loads it, `frozen` scores with it, `families` finds its projections, `deltas` adds to them.
 
-How it reads: `packed` in one row without padding, `prefix` what many prompts begin with, `recompute` to save memory.
+`packed` reads prompts in one row without padding, `prefix` caches what prompts share, `recompute` saves memory.
 
 Nothing is imported here, so that the deltas and the families run without `transformers`.
 """

@@ -11,7 +11,7 @@ QUESTION = 'Answer with "Yes" or "No". \n#Answer:'
 
 
 def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
-    """Return the token ids of the two answers as they follow `#Answer:`, with a leading space if that is one token.
+    """Return the token ids of the two answers after `#Answer:`, with a leading space if each is then one token.
 
     Raises:
         LLMError: an answer is more than one token, or both are the same.
@@ -27,6 +27,6 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
             return tails[0][0], tails[1][0]
         attempts += [tokenizer.convert_ids_to_tokens(tail) for tail in tails]
     raise LLMError(
-        f"the answers {answers[0]!r} and {answers[1]!r} are not two single tokens of this LLM after '#Answer:': "
-        f"{attempts}; choose other answers"
+        f"the answers {answers[0]!r} and {answers[1]!r} are not two different single tokens of this LLM after "
+        f"'#Answer:': {attempts}; choose other answers"
     )

@@ -1,6 +1,6 @@
 """Everything that may condition the frozen LLM on a batch of pairs, in one value.
 
-Legend: N prompts, S slots of a prompt, d hidden size of the LLM, r rank.
+Legend: N prompts, L tokens, T tokens of a packed row.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from recbole_cora.llm.vectors import SlotVectors
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What conditions the LLM on N prompts; the default is nothing, which leaves the base LLM, bit for bit.
+    """The conditioning of the LLM on N prompts; the default is none, which leaves the base LLM, bit for bit.
 
     targets: the projections that receive the pairs' weights.
     weights: the collaborative weights of the N pairs (CoRA).
     starts: the token of each prompt at which the weights begin to act (at least 1); None means every token. The tokens
         before it are read by the base LLM, once for all prompts that share them.
     slots: vectors in place of token embeddings (CoLLM, Prompt4NR, PersonPrompt).
-    lora: one LoRA for all pairs (TALLRec and what builds on it).
+    lora: one LoRA for all pairs (TALLRec and models built on it).
     """
 
     targets: Sequence[WeightTarget] = ()
@@ -48,11 +48,15 @@ class Conditioning:
         )
 
     def check(self, lengths: Sequence[int]) -> None:
-        """Raise LLMError if the weights would begin to act outside a prompt; `lengths` are the prompts' tokens [N]."""
+        """Raise LLMError if the weights would begin to act outside a prompt.
+
+        Args:
+            lengths: number of tokens of each prompt.
+        """
         if self.starts is None:
             return
         if not all(1 <= start < length for start, length in zip(self.starts, lengths, strict=True)):
-            raise LLMError("a question begins outside its prompt; expected it after the first token")
+            raise LLMError("a question begins outside its prompt; it must begin after the first token")
 
     @contextmanager
     def applied(self, lengths: Sequence[int] | None, acting: Tensor | None, layer: int | None = None) -> Iterator[None]:
@@ -79,7 +83,7 @@ class Conditioning:
         return torch.cat(masks)[None, :, None]
 
     def acting_padded(self, prompts: Sequence[Sequence[int]]) -> Tensor | None:
-        """Return the same mask for a padded batch [N, L, 1]."""
+        """Return the mask of the tokens on which the weights act in a padded batch [N, L, 1]; None means all."""
         if self.starts is None:
             return None
         return (torch.arange(max(map(len, prompts))) >= torch.tensor(self.starts)[:, None]).unsqueeze(2)

@@ -1,6 +1,6 @@
 """The deltas dW(u,i) = A(u,i) L_B, added to a frozen LLM while it reads a batch of prompts: equation (5).
 
-Legend: N pairs, L tokens, d_in and d_out the widths of one projection, r rank.
+Legend: N pairs, L tokens, T tokens of a packed row, d_in and d_out the widths of one projection, r rank.
 
 `W' = W + dW(u,i)` is never formed: a forward hook adds the two thin products `scale * (x A(u,i)) B` to each
 projection's output, with a separate A for each pair. The pairs' tokens are the rows of a padded batch [N, L, d], or
@@ -41,8 +41,8 @@ class PairWeights:
 
     def select(self, index: Sequence[int] | Tensor) -> PairWeights:
         """Return the weights of the pairs at `index`, in that order."""
-        chosen = torch.as_tensor(index, dtype=torch.long)
-        return replace(self, A={width: A[chosen.to(A.device)] for width, A in self.A.items()})
+        rows = torch.as_tensor(index, dtype=torch.long)
+        return replace(self, A={width: A[rows.to(A.device)] for width, A in self.A.items()})
 
     def delta(self, target: WeightTarget, n: int) -> Tensor:
         """Return dW of pair `n` at `target` as a matrix [d_in, d_out] for checks and export: y = x W^T + x dW."""
@@ -107,9 +107,8 @@ class _ThinProduct:
             dropped = self.weights.training and self.weights.dropout > 0
             wide = F.dropout(x, self.weights.dropout) if dropped else x
             product = self._batched(wide, A) if self._lengths is None else self._packed(wide, A)
-            if (
-                self._acting is not None and self._acting.shape[:2] == x.shape[:2]
-            ):  # else x holds the last tokens only, and the weights act on all of them
+            # If the shapes differ, x has the last tokens only, and the weights act on all of them.
+            if self._acting is not None and self._acting.shape[:2] == x.shape[:2]:
                 product = product * self._acting.to(product)
             self._x, self._product = x, product
         return self._product
@@ -124,7 +123,7 @@ class _ThinProduct:
     def _batched(self, x: Tensor, A: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[0] != A.shape[0]:
             raise LLMError(
-                f"the weights are of {A.shape[0]} pairs, but a projection reads an input of shape "
+                f"the weights are for {A.shape[0]} pairs, but a projection reads an input of shape "
                 f"{tuple(x.shape)}; expected [{A.shape[0]}, tokens, {A.shape[1]}]"
             )
         return torch.bmm(x, A)
@@ -135,12 +134,11 @@ class _ThinProduct:
             return torch.bmm(x.transpose(0, 1), A).transpose(0, 1)
         if x.shape[0] != 1 or x.shape[1] != sum(self._lengths) or len(self._lengths) != len(A):
             raise LLMError(
-                f"the weights are of {len(A)} pairs, packed in {sum(self._lengths)} tokens, but a projection reads an "
+                f"the weights are for {len(A)} pairs, packed in {sum(self._lengths)} tokens, but a projection reads an "
                 f"input of shape {tuple(x.shape)}"
             )
-        if (
-            A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0
-        ):  # an alignment that its kernels need
+        # The kernels of grouped_mm need this alignment.
+        if A.shape[2] * A.element_size() % 16 == 0 and A.shape[1] * A.element_size() % 16 == 0:
             return F.grouped_mm(x[0], A, offs=self._ends.to(x.device)).unsqueeze(0)
         pieces = zip(x[0].split(self._lengths), A.unbind(), strict=True)
         return torch.cat([piece @ a for piece, a in pieces]).unsqueeze(0)
@@ -151,9 +149,7 @@ def _hook(group: list[WeightTarget], weights: PairWeights, thin: _ThinProduct) -
         product = thin(inputs[0], group[0].d_in)
         for target in group:
             B = weights.B[target.name].to(product)
-            if (
-                target.rows is None and type(module) is nn.Linear
-            ):  # nothing else uses its output, so it is changed in place
+            if target.rows is None and type(module) is nn.Linear:  # nothing else uses y yet: change it in place
                 y.view(-1, target.d_out).addmm_(product.reshape(-1, B.shape[0]), B, alpha=weights.scale)
                 continue
             delta = (weights.scale * (product @ B)).to(y.dtype)  # [N, L, d_out]

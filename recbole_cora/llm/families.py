@@ -1,8 +1,9 @@
-"""Where the projections q, k, v, o, up and down are in each family of LLMs.
+"""The paths of the projections q, k, v, o, up and down in each family of LLMs.
 
-A family is a row of `FAMILIES`: the path of its list of decoder blocks, and the path of each kind within a block. To
-add a family, add a row here and a small model to `OPTIONS` in `tests/llms.py`; the laws of `tests/test_llm_laws.py`
-then check it against an explicit W + dW. To try a family without editing this file, set `llm_modules` to such paths.
+A family is a row of `FAMILIES`: the path of its list of decoder blocks, and the path of each kind of projection within
+a block. To add a family, add a row here and a small model to `OPTIONS` in `tests/llms.py`; the laws of
+`tests/test_llm_laws.py` then check it against an explicit W + dW. To try a family without editing this file, set
+`llm_modules` to such paths.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def _kinds(weight_types: str) -> list[str]:
             f"weight types '{weight_types}': expected distinct letters of q, k, v, o and f (the feed-forward), "
             f"such as 'qkvo'"
         )
-    chosen = {kind for letter in weight_types for kind in LETTERS[letter]}
-    return [kind for kind in KINDS if kind in chosen]
+    kinds = {kind for letter in weight_types for kind in LETTERS[letter]}
+    return [kind for kind in KINDS if kind in kinds]
 
 
 def _paths(model_type: str, kinds: list[str], custom: dict[str, str] | None) -> tuple[Family | None, dict[str, str]]:
@@ -150,13 +151,13 @@ def _paths(model_type: str, kinds: list[str], custom: dict[str, str] | None) -> 
             raise LLMError(
                 f"llm_modules lacks {', '.join(missing)}; give a path for the layers and for each weight type"
             )
-        used = [custom[kind] for kind in kinds]
-        if len(set(used)) < len(used):
-            raise LLMError("llm_modules gives two kinds one path; a fused projection needs a row in llm/families.py")
+        kind_paths = [custom[kind] for kind in kinds]
+        if len(set(kind_paths)) < len(kind_paths):
+            raise LLMError("llm_modules gives one path to two kinds; a fused projection needs a row in llm/families.py")
         return None, dict(custom)
     if model_type not in FAMILIES:
         raise LLMError(
-            f"no row for the LLM family '{model_type}'; known: {', '.join(FAMILIES)}. For another, set llm_modules, "
+            f"unknown LLM family '{model_type}'; known: {', '.join(FAMILIES)}. For another, set llm_modules, "
             f"such as {{layers: model.layers, q: self_attn.q_proj, k: self_attn.k_proj, v: self_attn.v_proj, "
             f"o: self_attn.o_proj}}"
         )
@@ -169,7 +170,7 @@ def _submodule(parent: nn.Module, path: str, key: str) -> nn.Module:
         return parent.get_submodule(path)
     except AttributeError:
         inside = ", ".join(name for name, _ in parent.named_children())
-        raise LLMError(f"no module '{path}' (llm_modules: {key}) in {type(parent).__name__}: has {inside}") from None
+        raise LLMError(f"no module '{path}' (llm_modules: {key}) in {type(parent).__name__}; it has {inside}") from None
 
 
 def _widths(module: nn.Module, path: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""A frozen LLM that answers Yes or No, with each prompt's own weights.
+"""A frozen LLM that answers each prompt with Yes or No, under weights made for that prompt.
 
-Legend: N prompts, L tokens, d hidden size.
+Legend: N prompts, T tokens of a packed row, d hidden size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FrozenLLM(nn.Module):
         reading: how prompts are read: the fastest way whose scores match padded reading.
         prefixes: the cache of shared prefixes; it has no room until `limit_bytes` is set.
         recompute: gradient checkpointing: recompute the activations of each block in the backward pass.
-        batch_tokens: tokens of one forward pass.
+        batch_tokens: about how many tokens one forward pass reads.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class FrozenLLM(nn.Module):
         return super().train(False)
 
     def _apply(self, *args: Any, **options: Any) -> FrozenLLM:
-        """Keep device and dtype: moving the LLM with its holder would break one that is spread or quantised."""
+        """Keep device and dtype: moving the LLM with the module that holds it would break a spread or quantised LLM."""
         return self
 
     @property
@@ -156,8 +156,8 @@ class FrozenLLM(nn.Module):
     def score(self, token_ids: Sequence[Sequence[int]], conditioning: Conditioning = NOTHING) -> Tensor:
         """Return the answer score of N prompts: [N], float32, in their order.
 
-        Prompts are read in groups of about `batch_tokens` tokens. Gradients flow to the conditioning. Without any, this
-        is the base LLM, bit for bit.
+        Prompts are read in groups of about `batch_tokens` tokens. Gradients flow to the conditioning. Without
+        conditioning, this is the base LLM, bit for bit.
 
         Args:
             token_ids: N prompts of 1 to `max_tokens` tokens.
@@ -170,7 +170,7 @@ class FrozenLLM(nn.Module):
             return torch.zeros(0, device=self.device)
         lengths = [len(ids) for ids in token_ids]
         if min(lengths) == 0 or max(lengths) > self.max_tokens:
-            raise LLMError(f"prompts of {min(lengths)} to {max(lengths)} tokens; expected 1 to {self.max_tokens}")
+            raise LLMError(f"the prompts have {min(lengths)} to {max(lengths)} tokens; expected 1 to {self.max_tokens}")
         conditioning.check(lengths)
         order, scores = [], []
         for group in groups(token_ids, conditioning.starts, self.reading, self.batch_tokens):
@@ -245,11 +245,11 @@ class FrozenLLM(nn.Module):
         if not self.recompute or not torch.is_grad_enabled():
             return
 
-        def again(layer: int) -> Callable[[], AbstractContextManager[None]]:
+        def recompute_context(layer: int) -> Callable[[], AbstractContextManager[None]]:
             return lambda: conditioning.applied(lengths, acting, layer)
 
         blocks = list(enumerate(self.blocks))[: -1 if reading.pruned else None]
-        stack.enter_context(recomputed((block, again(layer)) for layer, block in blocks))
+        stack.enter_context(recomputed((block, recompute_context(layer)) for layer, block in blocks))
 
     def _last_padded(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return the last token's state of each prompt [N, d].
@@ -271,9 +271,9 @@ class FrozenLLM(nn.Module):
 
     @torch.no_grad()
     def _read_prefixes(self, prefixes: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Return the keys and values of each prefix, cached or read now; equal prefixes share one object."""
+        """Return the keys and values of each prefix, from the cache or read now; equal prefixes share one object."""
         keys = [prefix_key(ids) for ids in prefixes]
-        states = {key: cached for key in keys if (cached := self.prefixes.get(key)) is not None}
+        states = {key: prefix for key in keys if (prefix := self.prefixes.get(key)) is not None}
         missing = {key: ids for key, ids in zip(keys, prefixes, strict=True) if key not in states}
         names, texts = list(missing), list(missing.values())
         for group in consecutive(range(len(texts)), lambda g: sum(len(texts[n]) for n in g) <= self.batch_tokens):
@@ -301,10 +301,10 @@ class FrozenLLM(nn.Module):
     def _check_head(self) -> None:
         """Refuse a model whose own logits differ from `answer_logits`, or whose earlier tokens see later ones.
 
-        So a bidirectional model, or a head with an unknown scaling, is an error here rather than a wrong score.
+        A bidirectional model, or a head with an unknown scaling, is thus an error here rather than a wrong score.
 
         Raises:
-            LLMError: the model is such a model, has no language head, or cannot be run.
+            LLMError: the model is one of these, has no language head, or cannot be run.
         """
         if self.model.get_output_embeddings() is None:
             raise LLMError(f"'{self.name}' has no language head; expected a causal LM")
@@ -328,9 +328,9 @@ def _row(prompts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _context_window(config: Any, tokenizer: Any) -> int:
-    """Return the model's number of positions, or the tokenizer's limit if the model has none."""
+    """Return the smaller of the model's number of positions and the tokenizer's limit. Raises LLMError."""
     limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     finite = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 10**9]
     if not finite:
-        raise LLMError("neither the LLM's config nor its tokenizer names a longest input")
+        raise LLMError("neither the LLM's config nor its tokenizer gives a maximum input length")
     return min(finite)

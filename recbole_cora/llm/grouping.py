@@ -1,4 +1,4 @@
-"""Which prompts are read together in one forward pass."""
+"""The division of prompts into groups that are read in one forward pass each."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def groups(
 ) -> Iterator[list[int]]:
     """Divide N prompts into groups of at most `most` tokens.
 
-    Padded prompts are grouped by length; packed prompts in their order; prompts that may share a prefix, by prefix. A
-    shared prefix counts once, and the prefixes of a group may hold four times as many tokens as the rest.
+    Padded prompts are grouped by length; packed prompts in their order; prompts that may share a prefix, by prefix.
+    With shared prefixes, `most` limits the tokens after them, and four times `most` those of the distinct prefixes.
 
     Args:
         token_ids: the prompts.
-        starts: where each prompt's question begins; None means that nothing can be shared.
+        starts: the token at which each prompt's question begins; None means that nothing can be shared.
 
     Yields:
         Indices of the prompts of a group.
     """
     lengths = [len(ids) for ids in token_ids]
-    everyone = range(len(lengths))
+    indices = range(len(lengths))
     if not reading.packed:
-        by_length = sorted(everyone, key=lengths.__getitem__)
+        by_length = sorted(indices, key=lengths.__getitem__)
         yield from consecutive(by_length, lambda group: len(group) * lengths[group[-1]] <= most)
         return
     if starts is None or not reading.shares_prefixes:
-        yield from consecutive(everyone, lambda group: sum(lengths[n] for n in group) <= most)
+        yield from consecutive(indices, lambda group: sum(lengths[n] for n in group) <= most)
         return
     prefixes = [prefix_key(ids[:start]) for ids, start in zip(token_ids, starts, strict=True)]
 
@@ -39,7 +39,7 @@ def groups(
         prefix_tokens = {prefixes[n]: starts[n] for n in group}
         return sum(lengths[n] - starts[n] for n in group) <= most and sum(prefix_tokens.values()) <= 4 * most
 
-    yield from consecutive(sorted(everyone, key=prefixes.__getitem__), fits)
+    yield from consecutive(sorted(indices, key=prefixes.__getitem__), fits)
 
 
 def consecutive(order: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:

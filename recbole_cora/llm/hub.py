@@ -17,7 +17,7 @@ from recbole_cora.llm.packed import NAME, packed_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTISED = ("4bit", "8bit")
-_MISTRAL = "tekken.json"  # Mistral's recent tokenizers are this file alone
+_MISTRAL = "tekken.json"  # Mistral's recent tokenizers have this file only
 #: Exceptions that reading a foreign folder or running a foreign model may raise.
 FAILURES = (
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
@@ -66,7 +66,7 @@ def load(
         common["offload_folder"] = offload_folder
     tokenizer = _tokenizer(source, folder.is_dir(), revision=revision, trust_remote_code=trust_remote_code)
     try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        result: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source,
             dtype=kind,
             device_map=device_map,
@@ -77,7 +77,7 @@ def load(
     except FAILURES as error:
         remedy = "" if allow_pickle else "; weights that are not safetensors load only with allow_pickle"
         raise LLMError(f"cannot load the LLM '{path}': {line_of(error)}{remedy}") from None
-    model, info = loaded
+    model, info = result
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise LLMError(f"'{path}' lacks {len(missing)} weights, such as {missing[0]}; expected a complete causal LM")
@@ -145,7 +145,7 @@ def _quantisation(kind: str, dtype: torch.dtype) -> Any:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise LLMError(
-            "a quantised LLM needs bitsandbytes; install it by: pip install 'recbole-cora[quantised]'"
+            "a quantised LLM needs bitsandbytes; install it: pip install 'recbole-cora[quantised]'"
         ) from None
     if kind == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
@@ -198,7 +198,7 @@ def make_llama(
 
 
 def wrap_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
-    """Return a `tokenizers.Tokenizer` that has <s>, </s> and <pad> as a Hugging Face tokenizer."""
+    """Wrap a `tokenizers.Tokenizer`, which has <s>, </s> and <pad>, as a Hugging Face tokenizer."""
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -1,4 +1,4 @@
-"""One LoRA for every pair, by peft. The frozen LLM's projections are wrapped only within `attached`.
+"""A LoRA that all pairs share, by peft. The frozen LLM's projections are wrapped only within `attached`.
 
 Outside that context the LLM's modules are the original objects, so other models on the same LLM are not affected.
 """
@@ -38,19 +38,19 @@ class SharedLoRA(nn.Module):
         except ImportError:
             raise SettingError("a LoRA needs peft; install it: pip install 'recbole-cora[lora]'") from None
         names = {id(module): name for name, module in model.named_modules()}
-        chosen = list(dict.fromkeys(names[id(target.module)] for target in targets))
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen)
+        paths = list(dict.fromkeys(names[id(target.module)] for target in targets))
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=paths)
         inject_adapter_in_model(config, model, _ADAPTER)
         #: For each projection: its parent, its name there, the plain module, the module with the LoRA.
         self._places: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
-        learned, dropouts = [], []
-        for path in chosen:
+        layers, dropouts = [], []
+        for path in paths:
             parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
             layer = getattr(parent, name)
             self._places.append((parent, name, layer.get_base_layer(), layer))
-            learned.append(nn.ModuleList([layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]]).float())
+            layers.append(nn.ModuleList([layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]]).float())
             dropouts.append(layer.lora_dropout)
-        self.layers, self.dropouts = nn.ModuleList(learned), nn.ModuleList(dropouts)
+        self.layers, self.dropouts = nn.ModuleList(layers), nn.ModuleList(dropouts)
         self._put(attached=False)
         del model.peft_config  # set by peft, but the model has no adapter now
         for parameter in model.parameters():
@@ -58,7 +58,7 @@ class SharedLoRA(nn.Module):
         self.requires_grad_(True)
 
     def freeze(self) -> None:
-        """Stop training: no gradient, no dropout from now on."""
+        """Stop training: from now on there are no gradients and no dropout."""
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> SharedLoRA:

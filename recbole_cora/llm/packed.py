@@ -1,4 +1,4 @@
-"""Packed reading: N prompts in one row of T tokens, without padding, and a last block that is read only at the answers.
+"""Packed reading: N prompts in one row of T tokens, without padding; the last block computes their last tokens only.
 
 `transformers` accepts a registered attention function and passes it all keyword arguments of a model's forward. Ours
 receives a `Packing` and attends within each prompt. Without a `Packing` it is ordinary causal attention.
@@ -10,7 +10,7 @@ last tokens, which attend to those keys and values.
 If a prompt's prefix has been read before (see `prefix`), only the rest is in the row; it attends to the prefix's keys
 and values as well.
 
-Legend: N prompts, T tokens of all prompts, P tokens of a prefix, h heads, e width of a head.
+Legend: N prompts, L tokens of a prompt, T tokens of all prompts, P tokens of a prefix, h heads, e width of a head.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Packing:
 
     @classmethod
     def of(cls, token_ids: Sequence[Sequence[int]], device: torch.device, **fields: Any) -> Packing:
-        """Return the packing of N prompts given as token ids."""
+        """Return the packing of N prompts, which are lists of token ids."""
         lengths = tuple(len(ids) for ids in token_ids)
         return cls(lengths, (torch.tensor(lengths).cumsum(0) - 1).to(device), **fields)
 
@@ -132,7 +132,7 @@ def _attend(
     mask: Tensor | None = None,
     masks: dict[Any, Tensor] | None = None,
 ) -> Tensor:
-    """Causal attention of queries that belong to the last keys: [N, h, L, e]; keys may have fewer heads.
+    """Return causal attention [N, h, L, e]; the queries belong to the last of the keys, which may have fewer heads.
 
     Masks made here are added to `masks` for the next block.
     """
@@ -199,7 +199,7 @@ def _varlen() -> _Varlen | None:
 
 @contextmanager
 def replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace the block's forward within this context; afterwards the old one, accelerate's too, is restored."""
+    """Replace the block's forward within this context; afterwards the old one, even accelerate's, is restored."""
     before = vars(block).get("forward")
     block.forward = forward  # type: ignore[method-assign]
     try:
@@ -217,7 +217,7 @@ def pruned(block: nn.Module, packing: Packing) -> Any:
     tokens = sum(packing.lengths)
 
     def last_only(value: Any) -> Any:
-        """Return an argument at the last tokens, if one of its axes runs over the row's tokens."""
+        """Return an argument at the last tokens only, if one of its first two axes runs over the row's tokens."""
         if isinstance(value, (tuple, list)):
             return type(value)(map(last_only, value))
         if isinstance(value, Tensor):

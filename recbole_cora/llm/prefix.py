@@ -15,7 +15,7 @@ Prefix = tuple[Tensor, ...]
 
 
 class PrefixCache:
-    """A cache of prefixes by their token ids (as bytes), up to a size.
+    """A cache of prefixes by their token ids (as bytes), with a limited size.
 
     Entries are never evicted. An epoch may visit more prefixes than fit; evicting the oldest would then evict exactly
     the entries that are needed next.

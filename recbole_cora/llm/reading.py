@@ -1,4 +1,4 @@
-"""How a model reads prompts. Padded reading is the reference; a faster way is used only if its answers match."""
+"""The ways of reading prompts. Padded reading is the reference; a faster way is used only if its states match."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ class Reading:
 
 PADDED = Reading()
 
+#: The log line for each way that fails.
+_SWITCHED_OFF = {
+    "packed": "prompts are read in padded batches, not packed",
+    "pruned": "the last block is not pruned",
+    "shares_prefixes": "prefixes are not shared",
+}
+
 
 @torch.no_grad()
 def fastest_reading(model: Any, name: str, has_blocks: bool, read: Callable[[Reading], Tensor]) -> Reading:
@@ -52,7 +59,7 @@ def fastest_reading(model: Any, name: str, has_blocks: bool, read: Callable[[Rea
     try:
         model.set_attn_implementation(NAME)
     except hub.FAILURES as error:
-        log.info(f"{name}: prompts are read in padded batches, not packed ({hub.line_of(error)})")
+        log.info(f"{name}: {_SWITCHED_OFF['packed']} ({hub.line_of(error)})")
         return PADDED
     reading = PADDED
     for way in ("packed", "pruned", "shares_prefixes") if has_blocks else ("packed",):
@@ -64,10 +71,7 @@ def fastest_reading(model: Any, name: str, has_blocks: bool, read: Callable[[Rea
         if not failure:
             reading = faster
             continue
-        log.log(
-            logging.INFO if way == "packed" else logging.DEBUG,
-            f"{name}: not {way.replace('_', ' ')} ({failure}); a slower way is used",
-        )
+        log.log(logging.INFO if way == "packed" else logging.DEBUG, f"{name}: {_SWITCHED_OFF[way]} ({failure})")
         if way == "packed":
             model.set_attn_implementation(attention)
             break

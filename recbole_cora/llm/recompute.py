@@ -21,17 +21,17 @@ def recomputed(blocks: Iterable[tuple[nn.Module, Callable[[], AbstractContextMan
     """Make the blocks keep only their inputs for the backward pass within this context.
 
     Args:
-        blocks: each block with the context in which its activations are recomputed.
+        blocks: each block, and a function that returns the context in which to recompute its activations.
     """
     with ExitStack() as stack:
-        for block, again in blocks:
-            stack.enter_context(replaced(block, _checkpointed(block.forward, again)))
+        for block, recompute_context in blocks:
+            stack.enter_context(replaced(block, _checkpointed(block.forward, recompute_context)))
         yield
 
 
-def _checkpointed(forward: Callable[..., Any], again: Callable[[], Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any], recompute_context: Callable[[], Any]) -> Callable[..., Any]:
     def read(*args: Any, **kwargs: Any) -> Any:
-        contexts = lambda: (nullcontext(), again())  # noqa: E731
+        contexts = lambda: (nullcontext(), recompute_context())  # noqa: E731
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return read

@@ -1,6 +1,6 @@
 """The tiny LLM: a tokenizer and a small Llama, trained from scratch on a dataset's texts in under a minute.
 
-It reads prompts of its own domain and knows nothing else. It serves to try everything without a download. The result is
+It reads prompts of its own domain and knows nothing else. It lets you try everything without a download. The result is
 an ordinary Hugging Face folder.
 """
 
@@ -23,7 +23,7 @@ from recbole_cora.llm.hub import make_llama, save, wrap_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024
-#: Version of this LLM, in its cache key: raise it when the same texts, seed and sizes give another LLM.
+#: Version of this LLM, in its cache key: raise it if the same texts, seed and sizes now give another LLM.
 VERSION = 1
 _TOKENIZER_TEXTS = 5000  # more texts give the same tokens
 
@@ -94,11 +94,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
     return tokenizer
 
 
-def _stream(tokenizer: Any, texts: list[str], enough: int) -> Tensor:
-    """Return documents as one row of tokens, <s> text </s> <s> text </s> ...: all, or a little more than `enough`."""
+def _stream(tokenizer: Any, texts: list[str], tokens: int) -> Tensor:
+    """Return texts as one row, <s> text </s> <s> text </s> ..., which may end once it has more than `tokens` tokens."""
     ids: list[int] = []
     for start in range(0, len(texts), 500):
-        if len(ids) > enough:
+        if len(ids) > tokens:
             break
         for document in tokenizer(texts[start : start + 500], verbose=False)["input_ids"]:
             ids += [*document, tokenizer.eos_token_id]

@@ -1,1 +1,1 @@
-"""How one model is trained and scored: stage, trainer, checkpoints, training states, and the run folder."""
+"""Training and scoring of one model: stage, trainer, checkpoints, training states, and the run folder."""

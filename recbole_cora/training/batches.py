@@ -1,4 +1,4 @@
-"""The batches of a training, in an order that a resumed run can continue."""
+"""The training batches, in an order that a resumed run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Position:
-    """The position of a training's next batch. The names of the fields are part of the training state's file format.
+    """The position of the next training batch. The names of the fields are part of the training state's file format.
 
     Attributes:
         order: state of the loader's generator when the pass began; None before the first pass, or without a generator.
@@ -30,13 +30,13 @@ class Batches:
 
     The loader's generator draws the order of each pass over the rows. Its state at the start of the pass and the number
     of batches since give the position, from which another process can continue. RecBole's loader of knowledge graphs
-    has no such generator, so a resumed training starts its epoch again.
+    has no such generator, so a resumed run starts its epoch again.
 
     Args:
         loader: RecBole's train loader.
-        steps: batches of an epoch; None makes each epoch one pass.
+        steps: batches per epoch; None makes each epoch one pass.
         before_batch: called before each batch with the number of batches so far in the epoch; False ends the epoch.
-        bar: progress bar, advanced once a batch.
+        bar: progress bar, advanced once per batch.
 
     Attributes:
         current: the batch returned last.
@@ -49,7 +49,7 @@ class Batches:
         self._pass: Iterator[Interaction] | None = None
         self._order: Tensor | None = None
         self._taken = 0
-        self._kind: object = None  # `loader.state`: which kind of batches RecBole's knowledge loader returns
+        self._kind: object = None  # `loader.state`: the kind of batches that RecBole's knowledge loader returns
         self._first = 0  # number of the next epoch's first batch
         self.current: Interaction | None = None
 
@@ -64,7 +64,7 @@ class Batches:
         return Position(self._order, self._taken)
 
     def seek(self, position: Position, first: int) -> int:
-        """Go to a position, whose batch is number `first` of its epoch.
+        """Go to the position of batch number `first` of its epoch.
 
         Returns:
             `first`, or 0 if the loader cannot seek and the epoch starts again.

@@ -27,17 +27,17 @@ _CHECKED, _UNCHECKED = "/2", "/1"
 #: The longest header that the safetensors library accepts, in bytes.
 _LONGEST_HEADER = 100_000_000
 
-#: Plain numbers by attribute, by name of the module that has them.
+#: Plain numbers by module name, then by attribute.
 Numbers = dict[str, dict[str, int | float]]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a model's `trained` part; of the whole model if it names no such part."""
+    """Return the state of a model's `trained` part, or of the whole model if it has no such part."""
     return dict(_trained(model).state_dict())
 
 
 def numbers(model: nn.Module) -> Numbers:
-    """Return the plain numbers that the trained modules have beside their state, such as a counter of steps."""
+    """Return the plain numbers that the trained modules have besides their state, such as a counter of steps."""
     by_module = {
         name: {key: value for key, value in vars(module).items() if type(value) in (int, float)}
         for name, module in _trained(model).named_modules()
@@ -149,11 +149,11 @@ def read(path: Path, kind: str, identity: Mapping[str, object]) -> tuple[dict[st
         raise CheckpointError(f"{path} was not written by recbole-cora; give the folder of an earlier run")
     if header["format"] == kind + _CHECKED and header.pop("sha256", None) != _checksum(state, header):
         raise DamagedError(f"{path} is damaged: its content does not match its checksum; use another checkpoint")
-    saved = json.loads(header["identity"])
+    file_identity = json.loads(header["identity"])
     for key, value in identity.items():
-        if saved.get(key) != value:
+        if file_identity.get(key) != value:
             raise CheckpointError(
-                f"{path} was trained for another {key} ({saved.get(key)!r}, here {value!r}); "
+                f"{path} was trained for another {key} ({file_identity.get(key)!r}, here {value!r}); "
                 "use the same one, or train again"
             )
     return state, header

@@ -54,13 +54,13 @@ def check(model: nn.Module, trainer: type[Trainer], loader: AbstractDataLoader, 
     Model, loader and random states are unchanged afterwards.
 
     Args:
-        model: freshly built.
+        model: the model, freshly built.
         trainer: RecBole's trainer class for it.
-        loader: of its train rows.
+        loader: RecBole's loader of its train rows.
         why: the setting that splits batches, as a user would write it, such as `gradient_accumulation: 2`.
 
     Raises:
-        SettingError: names the model and the reason.
+        SettingError: the loss differs, or cannot be measured.
     """
     if not is_measured(type(model)):
         return
@@ -73,7 +73,7 @@ def check(model: nn.Module, trainer: type[Trainer], loader: AbstractDataLoader, 
 
 
 def is_measured(model_class: type) -> bool:
-    """Tell whether a model's loss has to be measured: that of RecBole's models and of models built on them, like LGCN.
+    """Tell whether a model's loss must be measured: it must for RecBole's models and those built on them, such as LGCN.
 
     The losses of this package's other models are means over rows, as `tests/contract.py` tests. Measuring an LLM's loss
     in bfloat16 would cost more and show less.

@@ -27,7 +27,7 @@ class MicroBatches:
     Args:
         loss: returns the scalar loss of a RecBole interaction.
         model: its gradients are cleared before a batch that ran out of memory is read again.
-        parts: into how many parts a batch is split.
+        parts: number of parts that a batch is split into.
         may_shrink: if memory runs out, use twice as many parts from then on, and read the batch again with the same
             random numbers.
 
@@ -53,14 +53,14 @@ class MicroBatches:
                 if not self._may_shrink or size == 1:
                     remedy = "--gradient_checkpointing=True" if self._may_shrink else "--train_batch_size=auto"
                     raise CoraError(f"out of memory with {size} rows at once; try {remedy}") from None
-            # Outside the handler, the memory of the failed attempt can be freed.
+            # Done outside the handler, where the memory of the failed attempt can be freed.
             self.parts *= 2
             self._model.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if states is not None:
                 training_state.set_random_states(states)
-            log.warning(f"out of memory with {size} rows at once: from now on a batch is read in {self.parts} parts")
+            log.warning(f"out of memory with {size} rows at once: from now on a batch is split into {self.parts} parts")
 
     def _accumulate(self, batch: Interaction, rows: int, size: int) -> Tensor:
         total = 0.0

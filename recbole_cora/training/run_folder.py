@@ -1,7 +1,7 @@
 """The folder of a run: a new one, or that of an interrupted run to resume.
 
 run.json                      the settings that the run was started with
-training-<step>.safetensors   the last states of the training
+training-<step>.safetensors   the latest training states
 model.safetensors             the best weights so far
 result.json                   once the run is finished
 """
@@ -48,8 +48,8 @@ def check(config: CoraConfig) -> None:
 def claim(config: CoraConfig) -> Iterator[Path]:
     """Open and lock the folder that the setting `resume` selects, for as long as the context lasts.
 
-    Without `resume`, or with `resume: auto` and no run to resume, it is a new folder. A new folder is removed again if
-    the run ends with an error and has left nothing in it.
+    Without `resume`, or with `resume: auto` and no run to resume, it is a new folder. If the run ends with an
+    error and has left nothing in the folder, the folder is removed.
 
     Raises:
         CheckpointError: there is no such run, it is finished, another process is using it, or it was started with other
@@ -74,8 +74,8 @@ def _open(config: CoraConfig, locks: ExitStack) -> Path:
     if folder := _folder_to_resume(config):
         return _reopen(folder, settings, locks)
     parent, prefix = Path(config["checkpoint_dir"]), f"{config['model']}-{config['dataset']}-"
-    if _resume(config) and (unfinished := _reopen_latest(parent, prefix, settings, locks)):
-        return unfinished
+    if _resume(config) and (latest := _reopen_latest(parent, prefix, settings, locks)):
+        return latest
     return _make(parent, prefix, settings, locks)
 
 

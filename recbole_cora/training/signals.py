@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop between two steps."""
+"""Signals that stop training between two steps."""
 
 from __future__ import annotations
 

@@ -61,11 +61,11 @@ class Stage:
             sequential model always have them.
 
     Attributes:
-        model: on the config's device, freshly initialised under the seed.
+        model: the model on the config's device, initialised from the seed.
         identity: what a checkpoint of the model is valid for: model, vocabulary, split, and `extra_identity`.
         train, valid, test: RecBole's loaders of the splits.
         seconds: wall-clock seconds by part.
-        curve: the epochs of this training.
+        curve: the training curve, one entry per epoch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Stage:
             self._splits = splits = dataset.build()
             self.train, self.valid, self.test = _loaders(config, dataset, splits)
         recbole_needs.check_dataset(config.final_config_dict, splits[0])
-        # After the data, so that a model starts from the same weights whether its frozen parts were cached or not.
+        # After the data is built: a model must start from the same weights whether its frozen parts were cached or not.
         init_seed(config["seed"], config["reproducibility"])
         with recbole_needs.one_line(config.model_class):
             self.model = make_model(config, splits[0]).to(config["device"])
@@ -113,7 +113,7 @@ class Stage:
 
         Args:
             folder: gets the checkpoint and, if resumable, the training's states.
-            title: of the progress bar.
+            title: label of the progress bar.
             verbose: log each epoch, as RecBole does.
             resumable: resume from the last state in `folder`, if there is one. Save the state at regular intervals and
                 when asked to stop.
@@ -139,15 +139,15 @@ class Stage:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable:
                 processes.share(self.model, config["seed"])
-                if saved := training_state.load(folder, self.identity):
-                    trainer.resume(*saved)
-                    log.info(f"resuming from {saved[0]}")
+                if latest := training_state.load(folder, self.identity):
+                    trainer.resume(*latest)
+                    log.info(f"resuming from {latest[0]}")
             with stop_between_steps(trainer) if resumable else nullcontext(), suppress(MaxStepsReached):
                 trainer.fit(self.train, valid, verbose=verbose, show_progress=False)
             if resumable:
                 processes.wait()
             self.curve = trainer.curve
-            bar.total = bar.n  # the bar is complete after early stopping, too
+            bar.total = bar.n  # the bar is complete even after early stopping
             bar.refresh()
         self.seconds["train"] = perf_counter() - started
 
@@ -180,7 +180,7 @@ class Stage:
         Args:
             split: "train", "valid" or "test".
             predict: returns the scores of a batch; by default the model's `predict`.
-            title: of the progress bar; by default "score <split>".
+            title: label of the progress bar; by default "score <split>".
         """
         loader = self._loader(split)
         predict = predict or self.model.predict
@@ -202,7 +202,7 @@ class Stage:
         """Return AUC, UAUC and LogLoss of scores [N] of the rows of a split.
 
         Args:
-            split: "valid" or "test"; "train" for a model that is trained on all train rows.
+            split: "valid" or "test"; "train" only for a model that is trained on all train rows.
             scores: as `score` returns them.
             chosen: a boolean mask [N] of the rows to use; by default all.
             logits: True if the scores are logits, False if probabilities; by default as the model declares.
@@ -245,21 +245,21 @@ class Stage:
             DataError: early stopping's metric is not defined on these rows.
         """
         fraction, metric, rows = self.config["valid_fraction"], self.config["valid_metric"], self.ratings.rows("valid")
-        chosen = np.arange(len(rows))
+        places = np.arange(len(rows))
         if fraction < 1:
-            chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: max(1, round(fraction * len(rows)))])
-        label, user = self.ratings.label[rows[chosen]], self.ratings.user[rows[chosen]]
-        constant = np.zeros(len(chosen))
+            places = np.sort(np.random.default_rng(0).permutation(len(rows))[: max(1, round(fraction * len(rows)))])
+        label, user = self.ratings.label[rows[places]], self.ratings.user[rows[places]]
+        constant = np.zeros(len(places))
         values = {"auc": auc(constant, label), "uauc": uauc(user, constant, label)[0]}
         if math.isnan(values.get(str(metric).lower(), 0.0)):
             raise DataError(
-                f"{metric} is not defined on the {len(chosen)} valid rows (valid_fraction: {fraction}): it needs both "
-                "liked and disliked rows (UAUC: of one user); use more valid rows, or another --valid_metric"
+                f"{metric} is not defined on the {len(places)} valid rows (valid_fraction: {fraction}): it needs both "
+                "liked and disliked rows (for UAUC, of one user); use more valid rows, or another --valid_metric"
             )
         if fraction >= 1:
             return self.valid
         split = self._splits[1]
-        part = split.copy(split.inter_feat[torch.from_numpy(chosen)])
+        part = split.copy(split.inter_feat[torch.from_numpy(places)])
         return get_dataloader(self.config, "valid")(self.config, part, None, shuffle=False)
 
 
@@ -270,7 +270,7 @@ def _loaders(
     samplers = create_samplers(config, dataset, splits)
     train = get_dataloader(config, "train")
     if issubclass(train, KnowledgeBasedDataLoader):
-        # "none" for a model that reads labels; the sampler of triples still needs a distribution
+        # It is "none" for a model that reads labels, but the sampler of triples needs a distribution.
         distribution = config["train_neg_sample_args"]["distribution"]
         entities = KGSampler(dataset, "uniform" if distribution == "none" else distribution)
         loader = train(config, splits[0], samplers[0], entities, shuffle=config["shuffle"])

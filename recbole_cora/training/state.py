@@ -1,6 +1,6 @@
-"""The state of a training between two steps, from which a stopped run resumes as if it had never stopped.
+"""The state of training between two steps, from which a stopped run resumes as if it had never stopped.
 
-A state is one safetensors file: the tensors as such, the rest as JSON in its header. It never contains a pickle.
+A state is one safetensors file: tensors are stored as tensors, the rest as JSON in its header. It has no pickle.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger()
 _KIND = "recbole-cora-training"
 _NAME = re.compile(r"training-(\d+)\.safetensors")
 
-#: One entry an epoch: its number ("epoch"), the mean loss of its steps ("loss"), and its valid metrics if evaluated.
+#: One entry per epoch: its number ("epoch"), the mean loss of its steps ("loss"), and its valid metrics if evaluated.
 Curve = list[dict[str, float | None]]
 
 
 @dataclass(frozen=True)
 class RandomStates:
-    """The states of every generator that a training draws from; `cuda` has one for each GPU."""
+    """The states of every random generator that training draws from; `cuda` has one for each GPU."""
 
     torch: Tensor
     cuda: list[Tensor]
@@ -59,20 +59,20 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that a training needs to continue. The file stores the fields under their names, in this order.
+    """Everything that is needed to resume training. The file stores the fields under their names, in this order.
 
     Attributes:
         model: the trained weights.
-        numbers: the plain numbers that the trained modules have beside their weights (see `checkpoint.numbers`).
+        numbers: the plain numbers that the trained modules have besides their weights (see `checkpoint.numbers`).
         optimizer, schedule: their `state_dict`; `schedule` is None for a constant learning rate.
-        random: one entry a process.
+        random: one entry per process.
         batches: the position of the next batch.
-        parts: into how many parts a batch is split; None if batches are not split.
+        parts: number of parts that a batch is split into; None if batches are not split.
         epoch: the epoch's number, from 0.
         in_epoch: steps of that epoch so far.
-        step: steps of the training so far.
+        step: training steps so far.
         curve: the finished epochs.
-        losses: of the current epoch.
+        losses: the current epoch's losses.
         best: the best evaluation so far.
     """
 
@@ -97,10 +97,10 @@ def save(folder: Path, state: TrainingState, identity: Mapping[str, object], kee
     States of later steps are removed too: they were damaged, and training resumed from an earlier one.
 
     Args:
-        keep: how many states to keep, including this one, which always stays: without it the run could not be resumed.
+        keep: number of states to keep, including this one, which always stays, so that the run can be resumed.
 
     Raises:
-        WriteError: it cannot be written; earlier states are unchanged.
+        WriteError: the state cannot be written; earlier states are unchanged.
     """
     tensors: dict[str, Tensor] = {}
     rest = json.dumps(_pack(state, tensors))
@@ -130,7 +130,7 @@ def load(folder: Path, identity: Mapping[str, object]) -> tuple[Path, TrainingSt
     If a state is damaged, the one before it is read instead, with a warning that names both.
 
     Raises:
-        CheckpointError: all states are damaged, or the state is not ours, or it is from another training.
+        CheckpointError: all states are damaged, or the state is not ours or is for another identity.
     """
     paths = _all(folder)
     for number in reversed(range(len(paths))):

@@ -35,23 +35,23 @@ OnValid = Callable[[int, Metrics], None]
 
 
 class MaxStepsReached(BaseException):
-    """A training has taken `max_steps` steps."""
+    """Training has taken `max_steps` steps."""
 
 
 class CoraTrainer(Trainer):
-    """A mixin in front of RecBole's trainer for a model, whose `fit` and `_train_epoch` are used unchanged.
+    """A mixin placed before RecBole's trainer for a model; it calls that trainer's `fit` and `_train_epoch`, unchanged.
 
     Args:
         config, model: as RecBole's trainers take them.
         folder: the run's folder, which gets its checkpoints.
         identity: what the weights are trained for (see `checkpoint`).
-        bar: the stage's progress bar, advanced once a batch.
+        bar: the stage's progress bar, advanced once per batch.
         resumable: save the training's state every `save_every` steps, and when stopped.
         on_valid: see `OnValid`.
 
     Attributes:
-        curve: the epochs so far.
-        stopping: set from outside to a signal's number, to save the state and stop before the next step; otherwise 0.
+        curve: the training curve so far.
+        stopping: 0, or the number of a signal that asks to save the state and stop before the next step.
     """
 
     _schedule: LambdaLR | None = None  # set while RecBole's __init__ builds the optimizer
@@ -161,7 +161,7 @@ class CoraTrainer(Trainer):
         self._losses = LossSum(self._losses.total + loss.item(), self._losses.steps + 1)
 
     def _raise_diverged(self, what: str) -> NoReturn:
-        """Raise a CoraError that says what diverged, on which rows, and which state is good."""
+        """Raise a CoraError that names what diverged, the batch's rows, and the last good state."""
         batch = self._batches.current if self._batches is not None else None
         rows = batch[ROW].tolist() if batch is not None and ROW in batch.interaction else []
         state = training_state.latest(self._folder)
@@ -199,7 +199,7 @@ class CoraTrainer(Trainer):
             training_state.save(self._folder, state, self._identity, self.config["keep_states"])
 
     def resume(self, path: Path, state: TrainingState) -> None:
-        """Continue from a state, read from `path`. Raises CheckpointError if it does not fit this training."""
+        """Continue from a state that was read from `path`. Raises CheckpointError if it does not fit this training."""
         checkpoint.set_weights(path, self.model, state.model)
         checkpoint.set_numbers(self.model, state.numbers)
         try:
@@ -252,7 +252,7 @@ class CoraTrainer(Trainer):
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Refuse RecBole's own checkpoints, which are pickles."""
-        raise CheckpointError("resuming RecBole's own .pth checkpoints would unpickle them; give the folder of a run")
+        raise CheckpointError("RecBole's .pth checkpoints are pickles, which are never read; give the folder of a run")
 
     def evaluate(
         self, eval_data: AbstractDataLoader, load_best_model: bool = True, model_file: str | None = None, **options: Any
@@ -276,7 +276,7 @@ def make_trainer(
     config: CoraConfig, model: AbstractRecommender, folder: Path, identity: Mapping[str, object], bar: tqdm,
     resumable: bool, on_valid: OnValid | None = None,
 ) -> CoraTrainer:  # fmt: skip
-    """Make RecBole's trainer for this model, which may be one of its special ones, with `CoraTrainer` in front."""
+    """Make RecBole's trainer for this model, which may be a special one, with `CoraTrainer` placed before it."""
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     cls: type[CoraTrainer] = type(f"Cora{base.__name__}", (CoraTrainer, base), {})
     return cls(config, model, folder, identity, bar, resumable, on_valid)
