@@ -68,14 +68,14 @@ def run(
     on_valid: Callable[[int, dict[str, float | None]], None] | None = None,
     test: bool = True,
 ) -> dict[str, Any]:
-    """Train a model on a dataset and score it; the result is also written to the run's new folder.
+    """Train a model on a dataset and score it; the result is also written to the run's folder.
 
     Args:
         model: `CoRA`, `MF`, `LGCN`, `SAS`, another model of this package, or any model of RecBole.
         dataset: a folder of `data_path`, or `ml-100k`.
-        options: settings, already typed; they win over the files.
-        config_files: YAML files of settings; later ones win.
-        on_valid: called after each evaluation in training with the number of epochs so far and the valid metrics.
+        options: settings as Python values; they override the files.
+        config_files: YAML files of settings; later files win.
+        on_valid: called after each evaluation in training, with the number of epochs so far and the valid metrics.
         test: False skips the test rows.
 
     Returns:
@@ -83,6 +83,7 @@ def run(
 
     Raises:
         CoraError: any mistake that a user can make; nothing is left half-written.
+        Stopped: SIGTERM, SIGHUP or Ctrl-C came; the run can be resumed.
     """
     from recbole_cora.quick_start import run as run_
 

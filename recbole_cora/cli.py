@@ -22,7 +22,7 @@ usage: recbole-cora COMMAND [--key=value ...]      recbole-cora COMMAND --help  
 commands:
   run      train a model on a dataset, score it, and write a run folder
   compare  run several models, or a built-in experiment (the paper's tables), over seeds, and write one report
-  tune     search the settings of any model with Ray Tune, by its scores on the valid rows
+  tune     find good settings for any model with Ray Tune, by its scores on the valid rows
   prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset with a fixed split
 
 examples:
@@ -48,7 +48,8 @@ def run_command(arguments: list[str]) -> None:
     if options.models:
         print(models_page(), end="")
         return
-    resolve_run(options.model, options.dataset, settings, options.config_files)  # no torch needed
+    # Mistakes are reported before torch is imported.
+    resolve_run(options.model, options.dataset, settings, options.config_files)
     from recbole_cora.processes import is_main
     from recbole_cora.quick_start import run
     from recbole_cora.summary import summary
@@ -107,7 +108,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Return 0, or 2 after an error that the user can fix, named in one line on standard error."""
+    """Run a command and return its exit status.
+
+    The status is 0, 2 after an error that the user can fix (one line on standard error), or 128 + n after signal n.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["--help"]
     try:

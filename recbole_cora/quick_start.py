@@ -224,7 +224,7 @@ def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores,
 
 
 def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
-    """Return how many prompts were shortened; nothing for a model without prompts, or where no title was shortened."""
+    """Return the number of shortened prompts and, if any, of shortened titles; {} for a model without prompts."""
     if prompts is None:
         return {}
     titles = {"shortened_titles": prompts.shortened_titles} if prompts.shortened_titles else {}
@@ -235,7 +235,7 @@ def _start_logging(config: CoraConfig) -> None:
     """Start RecBole's logger, and hide warnings about RecBole's use of pandas and torch: no user can act on them."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
-    for folder in ("log", "log_tensorboard"):  # RecBole always writes them to the working directory
+    for folder in ("log", "log_tensorboard"):  # RecBole always creates them in the working directory
         check_writable(Path(folder).absolute(), "make room there, or start the run in another folder")
     init_logger(config)
     for handler in log.handlers:

@@ -283,7 +283,7 @@ def test_dates_and_gzip_and_windows_are_taken(tmp_path: Path) -> None:
         (["ml-1m", "--raw=raw"], "is it empty, or the wrong file?"),
         (["csv", "--ratings=empty.csv"], "is empty"),
         (["csv", "--ratings=r/r.csv", "--user-column=usrId"], "did you mean 'userId'"),
-        (["csv", "--ratings=r/m.csv"], "name the user's with --user-column="),
+        (["csv", "--ratings=r/m.csv"], "name the user column by --user-column="),
         (["csv", "--ratings=r/r.csv", "--shares=1,2"], "three shares"),
         (["csv", "--ratings=r/r.csv", "--windows=2020-01-01,2019-01-01,2021-01-01,2022-01-01"], "four dates in order"),
         (["csv", "--ratings=r/r.csv", "--windows=2001-01-01,2001-02-01,2001-03-01,2001-04-01"], "would be empty"),

@@ -1,4 +1,4 @@
-"""Controls: is it the CF vectors that help? Each control replaces the encoder's vectors by less informative ones.
+"""Controls, which test whether the CF vectors help: each replaces the encoder's vectors by less informative ones.
 
     own       no control: the encoder's own vectors
     zeroed    zeros for every pair
@@ -83,9 +83,9 @@ def _rows_of_other_users(ratings: Ratings, draw: np.random.Generator) -> NDArray
     other_row = np.arange(len(ratings))
     for split in SPLITS:
         rows = ratings.rows(split)
-        drawn = draw.permutation(rows)
-        for _ in range(10):  # each draw leaves fewer rows that got a row of their own user
-            same_user = ratings.user[drawn] == ratings.user[rows]
-            drawn[same_user] = draw.choice(rows, int(same_user.sum()))
-        other_row[rows] = drawn
+        others = draw.permutation(rows)
+        for _ in range(10):  # each round leaves fewer rows with a row of their own user
+            same_user = ratings.user[others] == ratings.user[rows]
+            others[same_user] = draw.choice(rows, int(same_user.sum()))
+        other_row[rows] = others
     return other_row

@@ -54,7 +54,7 @@ PAIR_EMBEDDINGS: dict[str, PairEmbedding] = {
 class FrozenEncoder(nn.Module):
     """A trained CF model, frozen, that returns the CF memory of a row: e_u, e_i and evidence.
 
-    Evidence is numbers about the pair that neither embedding shows by itself, such as the model's own score or
+    Evidence is a few numbers about the pair that neither embedding shows by itself, such as the model's own score or
     co-liking with the history (see `evidence.py`). Without evidence the memory is the paper's. Cross-attention to a
     single memory token is a linear map. A generator without evidence would therefore have to learn even e_u . e_i, all
     that an inner-product model knows about a pair, from scratch.

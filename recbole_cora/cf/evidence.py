@@ -1,4 +1,4 @@
-"""Evidence: numbers that CF knows about a row's pair beside the embeddings e_u and e_i. The paper has none.
+"""Evidence: numbers about a row's pair that CF adds to the embeddings e_u and e_i. The paper uses none.
 
     score     the CF encoder's own score of the pair
     averages  the mean label of the user, and that of the item

@@ -21,7 +21,7 @@ from recbole_cora.data.ratings import Ratings
 
 Indices = NDArray[np.int64]
 
-#: Pseudo-rows in each mean, and pseudo-users in each co-liking count: an item with few likes is similar to no other.
+#: Pseudo-rows in each mean, and pseudo-users in each co-liking count. They make an item with few likes similar to none.
 _SMOOTHING = 5.0
 
 

@@ -14,7 +14,7 @@ from recbole_cora.settings.reading import parse_arguments
 
 
 def compare_command(arguments: list[str]) -> None:
-    """Make the missing runs, write the report, and print its path.
+    """Execute the missing runs, write the report, and print it and its path.
 
     Raises:
         SettingError: names every mistake in the command and the experiment; nothing has run.
@@ -40,13 +40,13 @@ def compare_command(arguments: list[str]) -> None:
     def report(failures: dict[str, str]) -> None:
         write_report(experiment, runs, failures, folder)
 
-    failed = run_missing(runs, options.jobs, report, show_progress)
-    report(failed)
+    failures = run_missing(runs, options.jobs, report, show_progress)
+    report(failures)
     print((folder / "report.md").read_text(encoding="utf-8"))
     print(folder / "report.json")
-    if failed:
+    if failures:
         print(
-            f"error: {len(failed)} of {len(runs)} runs failed; {folder / 'report.md'} gives the reasons",
+            f"error: {len(failures)} of {len(runs)} runs failed; {folder / 'report.md'} gives the reasons",
             file=sys.stderr,
         )
         raise SystemExit(1)

@@ -1,10 +1,10 @@
-"""What is compared: systems on one dataset, each with several seeds.
+"""An experiment: several systems on one dataset, each with several seeds.
 
-An experiment is a YAML file (see `properties/experiments/`):
+It is read from a YAML file (see `properties/experiments/`):
 
     dataset: ml-1m
     seeds: [1, 2, 3]
-    settings: {llm: tiny}           # for every system that knows the key
+    settings: {llm: tiny}           # for every system that has the key
     systems:
       - {name: CoRA-MF, model: CoRA, cf_encoder: MF, published: {ml-1m: [0.7361, 0.6884]}}
 """
@@ -25,7 +25,7 @@ _FOLDER = PROPERTIES / "experiments"
 _KEYS = ("dataset", "seeds", "settings", "systems")
 #: The largest seed that numpy accepts.
 _LAST_SEED = 2**32 - 1
-#: Settings of a run that compare sets itself.
+#: Settings of a run that the comparison sets itself.
 _RESERVED = {"seed", "model", "dataset", "config_files", "checkpoint_dir", "resume"}
 _RESERVED_WHY = "use --seeds=, --dataset= and --out= of compare; it resumes by itself"
 
@@ -36,8 +36,8 @@ class System:
 
     Attributes:
         name: the row's name.
-        model: a name of the registry.
-        settings: the settings that set this system apart.
+        model: the model's name.
+        settings: the system's own settings.
         published: AUC and UAUC by dataset, with a 7B LLM, from the paper's Table 3.
     """
 
@@ -49,7 +49,7 @@ class System:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Systems on a dataset, each with every seed. A system takes those of the shared `settings` that it has."""
+    """Systems on a dataset, each with every seed. A system ignores the shared `settings` that it does not have."""
 
     name: str
     dataset: str
@@ -64,8 +64,8 @@ class Experiment:
             SettingError: the system does not have a setting, or a value is outside its range.
         """
         declared = declared_settings(system.model, self.dataset)
-        shared = {key: value for key, value in self.settings.items() if key in declared}
-        return resolve(system.model, self.dataset or "any", {**shared, **system.settings, "seed": seed})
+        shared_settings = {key: value for key, value in self.settings.items() if key in declared}
+        return resolve(system.model, self.dataset or "any", {**shared_settings, **system.settings, "seed": seed})
 
     def run_settings(self, system: System, seed: int) -> Settings:
         """Return the settings of a run."""
@@ -89,9 +89,9 @@ def make_experiment(
     """Return an experiment from a built-in name or a file, from model names, or from both.
 
     Args:
-        file, dataset, seeds: unchecked values of the command line; None takes the dataset and seeds of the file.
-        models: systems beside those of the file, one for each model.
-        settings: win over the file's.
+        file, dataset, seeds: unchecked values of the command line. None takes the dataset or seeds from the file.
+        models: the names of models, each of which is one more system.
+        settings: shared settings that override the file's.
         other_problems: mistakes in the command, to be reported with those of the experiment.
 
     Raises:
@@ -111,16 +111,16 @@ def make_experiment(
             f"--dataset=ml-100k, or one of {', '.join(built_in())}"
         )
     names = [system.name for system in systems]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"two systems are named '{name}'; give each a name of its own" for name in repeated]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"two systems are named '{name}'; give each a name of its own" for name in duplicates]
     if seeds is None:
         seeds = [1] if content.get("seeds") is None else content["seeds"]
     numbers = _seeds(seeds, problems)
-    shared = {**_mapping("settings", content.get("settings"), problems), **settings}
-    for key in sorted(_RESERVED & set(shared)):
+    shared_settings = {**_mapping("settings", content.get("settings"), problems), **settings}
+    for key in sorted(_RESERVED & set(shared_settings)):
         problems.append(f"settings: '{key}' cannot be set here; {_RESERVED_WHY}")
     name = "comparison" if file is None else Path(str(file)).stem
-    experiment = Experiment(name, dataset_name, numbers, shared, systems)
+    experiment = Experiment(name, dataset_name, numbers, shared_settings, systems)
     problems += _wrong_settings(experiment)
     if problems and file is not None:
         problems[0] = f"{file}: {problems[0]}"
@@ -190,8 +190,8 @@ def _seeds(value: object, problems: list[str]) -> tuple[int, ...]:
     good = [s for s in entries if isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= _LAST_SEED]
     if len(good) < len(entries) or not good:
         problems.append(f"seeds is {value!r}; expected whole numbers from 0 to {_LAST_SEED}, such as 1,2,3")
-    repeated = sorted({seed for seed in good if good.count(seed) > 1})
-    problems += [f"seed {seed} is listed twice; give each seed once" for seed in repeated]
+    duplicates = sorted({seed for seed in good if good.count(seed) > 1})
+    problems += [f"seed {seed} is listed twice; give each seed once" for seed in duplicates]
     return tuple(good)
 
 
@@ -229,16 +229,16 @@ def _is_share(value: object) -> bool:
 
 def _wrong_settings(experiment: Experiment) -> list[str]:
     """Return the problems with settings: shared ones that no system has, and values that a system refuses."""
-    declared: set[str] = set()
+    declared_keys: set[str] = set()
     systems_by_problem: dict[str, list[str]] = {}
     for system in experiment.systems:
         try:
-            declared |= set(declared_settings(system.model, experiment.dataset or "any"))
+            declared_keys |= set(declared_settings(system.model, experiment.dataset or "any"))
             experiment.chosen_settings(system, 0)
         except CoraError as error:
             systems_by_problem.setdefault(str(error), []).append(system.name)
     names = ", ".join(system.name for system in experiment.systems)
-    unknown = [key for key in experiment.settings if declared and key not in declared]
-    return [f"unknown setting '{key}' for all of {names}{nearest(key, declared)}" for key in unknown] + [
+    unknown_keys = [key for key in experiment.settings if declared_keys and key not in declared_keys]
+    return [f"unknown setting '{key}' for all of {names}{nearest(key, declared_keys)}" for key in unknown_keys] + [
         f"{', '.join(systems)}: {problem}" for problem, systems in systems_by_problem.items()
     ]

@@ -1,6 +1,6 @@
-"""Tables of committed results in the README and the docs: `python -m recbole_cora.compare.pages` writes them anew.
+"""Tables of committed results in the README and the docs: `python -m recbole_cora.compare.pages` rewrites them.
 
-A page names a result folder and the columns between two comments; the lines between them are replaced:
+A table stands between two comments, the first of which names its result folder and columns:
 
     <!-- table results/quick: AUC, UAUC, seconds -->
     <!-- /table -->
@@ -38,9 +38,9 @@ def with_tables(page: Path, root: Path) -> str:
 
     def fill(block: re.Match[str]) -> str:
         headings = [heading.strip() for heading in block["columns"].split(",")]
-        unknown = [heading for heading in headings if heading not in COLUMNS]
-        if unknown:
-            raise SettingError(f"{page.name}: no column '{unknown[0]}'; expected some of {', '.join(COLUMNS)}")
+        unknown_headings = [heading for heading in headings if heading not in COLUMNS]
+        if unknown_headings:
+            raise SettingError(f"{page.name}: no column '{unknown_headings[0]}'; expected some of {', '.join(COLUMNS)}")
         report = root / block["folder"] / "report.json"
         if not report.is_file():
             raise SettingError(f"{page.name}: {report} is missing; run recbole-cora compare --out={block['folder']}")
@@ -63,12 +63,12 @@ def caption(content: Mapping[str, Any], rows: list[Row]) -> str:
         f"LLM: {', '.join(llms) or 'none'}",
     ]
     for name, values in (("Commit", content.get("commits", [])), ("Machine", content.get("machines", []))):
-        recorded = [value for value in values if value]
-        if recorded:
-            sentences.append(f"{name}: {', '.join(recorded)}" + (", others not recorded" if None in values else ""))
-    unfinished = [f"{row.system} (seed {', '.join(map(str, row.missing))})" for row in rows if row.missing]
-    if unfinished:
-        sentences.append(f"Not run yet: {', '.join(unfinished)}")
+        known_values = [value for value in values if value]
+        if known_values:
+            sentences.append(f"{name}: {', '.join(known_values)}" + (", others not recorded" if None in values else ""))
+    missing_runs = [f"{row.system} (seed {', '.join(map(str, row.missing))})" for row in rows if row.missing]
+    if missing_runs:
+        sentences.append(f"Not run yet: {', '.join(missing_runs)}")
     return ". ".join(sentences) + "."
 
 

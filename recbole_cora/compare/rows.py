@@ -19,9 +19,9 @@ class Statistic:
     """The mean and spread of a number over the seeds.
 
     Attributes:
-        mean: over the seeds that have a value.
+        mean: the mean over the seeds that have a value.
         spread: the sample standard deviation; None for fewer than two values.
-        values: one per finished run; None for an undefined one.
+        values: one per finished run; None if it is undefined.
     """
 
     mean: float
@@ -30,21 +30,21 @@ class Statistic:
 
     @classmethod
     def over(cls, values: Sequence[float | None]) -> Statistic | None:
-        """Return the statistic of some values; None if no seed has one."""
-        defined = [value for value in values if value is not None]
-        if not defined:
+        """Return the statistic of some values; None if all are undefined."""
+        numbers = [value for value in values if value is not None]
+        if not numbers:
             return None
-        spread = statistics.stdev(defined) if len(defined) > 1 else None
-        return cls(statistics.fmean(defined), spread, list(values))
+        spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return cls(statistics.fmean(numbers), spread, list(values))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the finished runs of a system cost.
+    """Cost of a system's finished runs.
 
     Attributes:
         llm: the LLM's name; None for a system without one.
-        seconds: by part of a run.
+        seconds: wall-clock seconds by part of a run.
     """
 
     trainable_parameters: int
@@ -57,10 +57,10 @@ class Row:
     """One system's row.
 
     Attributes:
-        seeds: of the finished runs.
+        seeds: the seeds of the finished runs.
         failed: why a run failed, by seed.
         missing: the seeds of runs that have neither finished nor failed.
-        scores: by split and metric.
+        scores: the scores by split and metric.
         cost: None if no run has finished.
         published: the paper's AUC and UAUC on this dataset, if any.
     """
@@ -91,7 +91,7 @@ class Row:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Row:
-        """Return the row of an entry of report.json."""
+        """Return the row that an entry of report.json describes."""
         cost = None
         if "seconds" in content:
             seconds = _statistics_from_json(content["seconds"])

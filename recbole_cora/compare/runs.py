@@ -1,8 +1,8 @@
 """The runs of an experiment, each in its own process, so that a failed or killed run does not affect the others.
 
 Finished runs are kept by content (model, settings, seed, the dataset's files, version) and never run again; failed ones
-are retried by the next command. No run outlives the driver. The driver passes a signal to stop on to its runs and waits
-until each has saved its state; if the driver is killed, the system stops its runs (see `child.py`).
+are retried by the next command. No run outlives the driver. If a signal asks it to stop, the driver stops its runs and
+waits until each has saved its state; if the driver is killed, the system stops its runs (see `child.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recbole_cora.compare.experiment import Experiment, System
 from recbole_cora.errors import DataError, Stopped, WriteError
 from recbole_cora.files import content_key, write_whole
 
-Result = dict[str, Any]  # what a run's result.json holds
+Result = dict[str, Any]  # the content of a run's result.json
 
 _SETTINGS, _LOG = "settings.yaml", "log.txt"
 #: Seconds between two checks of the runs in progress.
@@ -55,7 +55,7 @@ class Run:
             try:
                 result: Result = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                continue  # damaged: the run is made again, in a folder beside it
+                continue  # damaged: the run is repeated in a new folder beside this one
             return result
         return None
 
@@ -88,7 +88,7 @@ def _write_text(path: Path, text: str) -> None:
 def run_missing(
     runs: list[Run], jobs: int, finished: Callable[[dict[str, str]], object], show_progress: bool
 ) -> dict[str, str]:
-    """Make the runs that have no result yet.
+    """Execute the runs that have no result yet.
 
     Args:
         jobs: processes at once; they share the processor's cores.
@@ -98,12 +98,12 @@ def run_missing(
         The reason of each failure, by the run's title.
 
     Raises:
-        Stopped: SIGTERM, SIGHUP or Ctrl-C came. Every run in progress has ended, and saved its state if it had begun to
-            train. A second signal kills them.
+        Stopped: SIGTERM, SIGHUP or Ctrl-C came. Every run in progress has ended, after saving its state if it had
+            begun to train. A second signal kills them.
         WriteError: a log cannot be written.
     """
     waiting = [run for run in runs if run.result() is None]
-    failed: dict[str, str] = {}
+    failures: dict[str, str] = {}
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="compare", unit="run", disable=not show_progress)
     with bar, _collect_signals() as signals, _processes() as processes:
         passed_on = 0
@@ -115,42 +115,42 @@ def run_missing(
                 passed_on = len(signals)
                 for process in processes:
                     process.send_signal(signal.SIGTERM if passed_on == 1 else signal.SIGKILL)
-            ended = [process for process in processes if process.poll() is not None]
-            for process in ended:
+            ended_processes = [process for process in processes if process.poll() is not None]
+            for process in ended_processes:
                 run = processes.pop(process)
                 if (why := _failure(run, process.returncode)) and not signals:
-                    failed[run.title] = why
+                    failures[run.title] = why
                     tqdm.write(f"{run.title} failed: {why} (see {run.folder / _LOG})", file=sys.stderr)
                 bar.set_postfix_str(f"last: {run.title}", refresh=False)
                 bar.update()
-                finished(dict(failed))
-            if not ended:
+                finished(dict(failures))
+            if not ended_processes:
                 time.sleep(_POLL_SECONDS)
     if signals:
-        done = sum(run.result() is not None for run in runs)
-        raise Stopped(f"{done} of {len(runs)} runs are finished; run the same command again to resume", signals[0])
-    return failed
+        count = sum(run.result() is not None for run in runs)
+        raise Stopped(f"{count} of {len(runs)} runs are finished; run the same command again to resume", signals[0])
+    return failures
 
 
 @contextmanager
 def _collect_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop. An ignored one stays ignored, such as SIGHUP under nohup."""
-    numbers: list[int] = []
+    """Collect the signals that ask to stop. Signals that are ignored, such as SIGHUP under nohup, stay ignored."""
+    signals: list[int] = []
 
     def collect(number: int, frame: FrameType | None) -> None:
         # A closed terminal sends SIGHUP twice, from the system and from the shell. The second does not mean "kill".
-        if number != signal.SIGHUP or not numbers:
-            numbers.append(number)
+        if number != signal.SIGHUP or not signals:
+            signals.append(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in caught:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    numbers_to_catch = [number for number, handler in handlers.items() if handler != signal.SIG_IGN]
+    for number in numbers_to_catch:
         signal.signal(number, collect)
     try:
-        yield numbers
+        yield signals
     finally:
-        for number in caught:
-            signal.signal(number, before[number])
+        for number in numbers_to_catch:
+            signal.signal(number, handlers[number])
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _start(run: Run, jobs: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": threads} if jobs > 1 else None
     try:
         with (run.folder / _LOG).open("wb") as log:
-            # In a session of its own: Ctrl-C and a closed terminal reach only the driver, which passes them on once.
+            # It has its own session: Ctrl-C and a closed terminal reach only the driver, which passes them on once.
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,

@@ -68,9 +68,9 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
         title, "",
         f"{counts} rows (train / valid / test), UAUC over {first['uauc_users']['test']} test users; seeds "
         f"{', '.join(map(str, experiment.seeds))}: mean ± standard deviation. LLM: {', '.join(llms) or 'none'}.",
-        "Trained: parameters. Seconds: of training and scoring. Published: the paper's, with a 7B LLM.", "",
+        "Trained: number of parameters. Seconds: training and scoring. Published: the paper, with a 7B LLM.", "",
         *table(rows, ["AUC", "UAUC", "LogLoss", "trained", "seconds", "published AUC", "published UAUC"]),
-        "", "Warm: user and item seen in train; and, as the paper has it, at least 3 train rows each.", "",
+        "", "Warm: user and item both have a train row; warm (3): at least 3, as in the paper.", "",
         *_lines(rows, {
             f"{name} {metric.upper()}": _score_cell(split, metric)
             for split, name in (
@@ -79,7 +79,7 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
             )
             for metric in ("auc", "uauc")
         }),
-        "", "Seconds, by part (0: kept from an earlier run).", "",
+        "", "Seconds by part; 0: read from the cache.", "",
         *_lines(rows, {
             part: _seconds_cell(part) for part in ("llm", "cf_encoder", "lora", "prompts", "train", "score", "total")
         }),
@@ -100,8 +100,8 @@ _Column = Callable[[Row], str]
 def table(rows: Sequence[Row], headings: Sequence[str]) -> list[str]:
     """Return the lines of a Markdown table with some of `COLUMNS`."""
     best = {"AUC": ("test", "auc"), "UAUC": ("test", "uauc")}
-    chosen = {heading: places for heading, places in best.items() if heading in headings}
-    return _lines(rows, {heading: COLUMNS[heading] for heading in headings}, chosen)
+    best = {heading: places for heading, places in best.items() if heading in headings}
+    return _lines(rows, {heading: COLUMNS[heading] for heading in headings}, best)
 
 
 def _lines(

@@ -59,7 +59,7 @@ def split_each_user(user: Array, shares: Sequence[float]) -> Array:
 
 
 def split_all_in_time(time: Array, shares: Sequence[float]) -> Array:
-    """Split all rows at two points in time, by share. Rows with equal times keep their order."""
+    """Split all rows by share, at two points in time. Rows with equal times keep their order."""
     split = np.empty(len(time), dtype=np.int8)
     split[np.argsort(time, kind="stable")] = _cut(len(time), shares)
     return split

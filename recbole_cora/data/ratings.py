@@ -73,14 +73,14 @@ class Ratings:
         return content_key(*tokens, *(np.ascontiguousarray(c).tobytes() for c in columns))
 
     def users_with_both_classes(self, split: str) -> int:
-        """Return the number of users that UAUC averages over in a split."""
+        """Return the number of users with both labels in a split. UAUC averages over them."""
         rows = self.rows(split)
         likes = pd.Series(self.label[rows]).groupby(self.user[rows]).mean()
         return int(((likes > 0) & (likes < 1)).sum())
 
 
 def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[str, str]]:
-    """Read a RecBole atomic file; return its cells as unchanged text and its columns' types. It may end in blank lines.
+    """Read a RecBole atomic file, which may end in blank lines. Return its cells as text, and its columns' types.
 
     Raises:
         DataError: the file cannot be read, a header cell is not of the form `name:type`, a column appears twice, a line
@@ -113,7 +113,7 @@ def read_atomic(path: Path, separator: str = "\t") -> tuple[pd.DataFrame, dict[s
 
 
 def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
-    """Read a dataset: `<name>.inter`, which is split here, or `<name>.{train,valid,test}.inter`; and `<name>.item`.
+    """Read `<name>.item`, and `<name>.{train,valid,test}.inter` or else `<name>.inter`, which is split here.
 
     Args:
         settings: holds RecBole's field names, `threshold`, `eval_args` and our `title_field`.
@@ -124,14 +124,14 @@ def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
     if not folder.is_dir():
         raise DataError(f"no dataset folder {folder}; put {name}.inter and {name}.item there, or set --data_path=")
     paths = [folder / f"{name}.{split}.inter" for split in SPLITS]
-    prepared = all(p.is_file() for p in paths)
-    if not prepared:
+    is_prepared = all(p.is_file() for p in paths)
+    if not is_prepared:
         paths = [folder / f"{name}.inter"]
     parts = [read_atomic(p)[0] for p in paths]
     frame = pd.concat(parts, ignore_index=True)
     lines = _Lines(paths, [len(p) for p in parts])
     user_field, item_field, time_field = (settings[k] for k in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"))
-    for field in (user_field, item_field) if prepared else (user_field, item_field, time_field):
+    for field in (user_field, item_field) if is_prepared else (user_field, item_field, time_field):
         for path, part in zip(paths, parts, strict=True):
             if field not in part:
                 raise DataError(f"{path.name} has no column '{field}'; it has {', '.join(part.columns)}")
@@ -143,7 +143,7 @@ def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
     user, user_tokens = pd.factorize(frame[user_field])
     item, item_tokens = pd.factorize(frame[item_field])  # codes by first appearance: the third sort key
 
-    if not prepared:
+    if not is_prepared:
         time = _numbers(frame, time_field, lines)
         order = order_of_rows(user, time, item)
         user, item, label = user[order], item[order], label[order]
@@ -167,7 +167,7 @@ def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
 
 
 class _Lines:
-    """Locates rows in the files they were read from, one file after the other."""
+    """Finds the file and line of a row. Each file's rows follow those of the previous file."""
 
     def __init__(self, paths: list[Path], rows: list[int]) -> None:
         self.paths, self._ends = paths, np.cumsum(rows)
@@ -191,7 +191,7 @@ def _refuse_nul(frame: pd.DataFrame, field: str, lines: _Lines) -> None:
 
 
 def _labels(frame: pd.DataFrame, lines: _Lines, settings: SettingValues) -> Array:
-    """Return the label column, or else labels by `threshold: {field: least}`: 1 for values >= least, as in RecBole."""
+    """Return the label column or, without one, labels by `threshold: {field: least}`: 1 if >= least, as in RecBole."""
     label_field = settings["LABEL_FIELD"]
     if label_field in frame:
         label = _numbers(frame, label_field, lines)
@@ -254,7 +254,7 @@ def _read_histories(cells: pd.Series, item_tokens: pd.Index) -> tuple[Array, Arr
 
 
 def _items(path: Path, item_tokens: pd.Index, settings: SettingValues) -> tuple[list[str] | None, list[str], int]:
-    """Return per item its title and its other cells on one line, and the number of items without a title."""
+    """Return each item's title, each item's other cells on one line, and the number of items without a title."""
     if not path.is_file():
         return None, [""] * len(item_tokens), len(item_tokens)
     frame, _ = read_atomic(path)

@@ -79,12 +79,12 @@ class _RowsMixin(Dataset):
         if source.value not in (self.config["load_col"] or {}):
             return None
         feat = self._load_user_or_item_feat(token, path, source, field)
-        rated = self.inter_feat[getattr(self, field)]
-        # Items that nobody rated would only enlarge the vocabulary. Rated items without features keep their rows.
-        return None if feat is None else feat[feat[getattr(self, field)].isin(rated)].reset_index(drop=True)
+        rated_ids = self.inter_feat[getattr(self, field)]
+        # Ids without a rating would only enlarge the vocabulary. Rated ids without features keep their rows.
+        return None if feat is None else feat[feat[getattr(self, field)].isin(rated_ids)].reset_index(drop=True)
 
     def get_preload_weight(self, field: str) -> NDArray[np.float32]:
-        """Return preloaded vectors [ids, d] as float32. RecBole's are float64, which its KSR multiplies by float32."""
+        """Return preloaded vectors [ids, d] as float32. RecBole returns float64, which its KSR cannot use."""
         return super().get_preload_weight(field).astype(np.float32)
 
     def _data_filtering(self) -> None:
@@ -94,8 +94,8 @@ class _RowsMixin(Dataset):
         self._filter_kg_by_triple_num()
         self.kg_feat = self.kg_feat.reset_index(drop=True)
         entities = set(self.kg_feat[self.head_entity_field]) | set(self.kg_feat[self.tail_entity_field])
-        rated = set(self.inter_feat[self.iid_field])
-        links = {item: entity for item, entity in self.item2entity.items() if item in rated and entity in entities}
+        items = set(self.inter_feat[self.iid_field])
+        links = {item: entity for item, entity in self.item2entity.items() if item in items and entity in entities}
         self.item2entity, self.entity2item = links, {entity: item for item, entity in links.items()}
         check_knowledge(self)  # unlike RecBole, items without a link keep their rows: every model has the same rows
 
@@ -111,7 +111,7 @@ class _RowsMixin(Dataset):
             self._attach_histories(self.history_length)
 
     def _attach_histories(self, last: int) -> None:
-        """Add each row's liked history as RecBole ids [R, T], oldest first and zero-padded right, and its length.
+        """Add each row's liked history as RecBole ids [R, T], oldest first and padded right with zeros, and its length.
 
         An empty history has length 1, one padding item: RecBole's gather at `length - 1` needs a position to read.
         """
@@ -167,8 +167,8 @@ def make_dataset(config: CoraConfig, ratings: Ratings, history_length: int | Non
     """Return RecBole's dataset for this model, made from our rows.
 
     Args:
-        history_length: attach each row's last `history_length` liked items; None attaches no history, except for
-            sequential models, whose histories have MAX_ITEM_LIST_LENGTH items.
+        history_length: number of latest liked items to attach to each row; None attaches none. A sequential model
+            always gets MAX_ITEM_LIST_LENGTH items.
     """
     module = importlib.import_module("recbole.data.dataset")
     name = f"{config['model']}Dataset"

@@ -1,7 +1,7 @@
-"""What RecBole's models require of the dataset, the settings and the installed packages.
+"""Requirements of RecBole's models on the dataset, the settings and the installed packages.
 
-If something is missing, a model is refused with a one-line error before it is built. The requirements come from RecBole
-1.2.1's model files; `tests/test_recbole_models.py` runs every model with and without what it requires.
+A model whose requirements are not met is refused with a one-line error before it is built. The requirements come from
+RecBole 1.2.1's model files; `tests/test_recbole_models.py` runs every model with and without what it requires.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole_cora.settings.kinds import SettingValues
 
 
 class _Package(NamedTuple):
-    """A package that a model imports, and the settings under which it does; {} means always."""
+    """A package that a model imports, and the settings with which it imports the package; {} means always."""
 
     module: str
     pip_name: str
@@ -124,12 +124,12 @@ def check_dataset(settings: SettingValues, dataset: Dataset) -> None:
 def _check_item_fields(settings: SettingValues, dataset: Dataset, setting: str) -> None:
     names = settings[setting]
     names = names if isinstance(names, list) else [names]
-    loaded = [] if dataset.item_feat is None else list(dataset.item_feat.columns)
-    missing = [name for name in names if name not in loaded]
-    if missing:
+    loaded_fields = [] if dataset.item_feat is None else list(dataset.item_feat.columns)
+    absent = [name for name in names if name not in loaded_fields]
+    if absent:
         fields = ", ".join([settings["ITEM_ID_FIELD"], *map(str, names)])
         raise DataError(
-            f"{settings['model']} reads the item field '{missing[0]}' ({setting}), which is not loaded; load it with "
+            f"{settings['model']} reads the item field '{absent[0]}' ({setting}), which is not loaded; load it with "
             f"--load_col='{{inter: [{settings['USER_ID_FIELD']}, {settings['ITEM_ID_FIELD']}], item: [{fields}]}}', "
             f"or name other fields with --{setting}="
         )

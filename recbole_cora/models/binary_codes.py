@@ -56,6 +56,6 @@ def _sign(x: Tensor) -> Tensor:
 
 
 def code_text(code: Tensor, form: str) -> str:
-    """Return a code [bits] as text: its bits, or for the form `dotted` one number for every 8 bits, `172.16.254.1`."""
+    """Return a code [bits] as text: its bits or, in the form `dotted`, one number per 8 bits, as in `172.16.254.1`."""
     bits = "".join("1" if bit > 0 else "0" for bit in code.tolist())
     return bits if form == "bits" else ".".join(str(int(bits[n : n + 8], 2)) for n in range(0, len(bits), 8))

@@ -16,7 +16,7 @@ from recbole_cora.settings.recbole_config import CoraConfig
 
 
 class ICL(GeneralRecommender):
-    """The answer of the LLM as it is."""
+    """The answer of the unchanged LLM."""
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
@@ -25,7 +25,7 @@ class ICL(GeneralRecommender):
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.llm, self.prompts = llm, prompts
-        self.trained = nn.ModuleList()  # a checkpoint of it is empty
+        self.trained = nn.ModuleList()  # its checkpoints are empty
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Return logits [N]."""

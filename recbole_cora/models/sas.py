@@ -1,4 +1,4 @@
-"""SAS: RecBole's SASRec trained by binary cross-entropy on labelled rows; it reads the liked history of each."""
+"""SAS: RecBole's SASRec trained by binary cross-entropy on labelled rows; it reads each row's liked history."""
 
 from __future__ import annotations
 

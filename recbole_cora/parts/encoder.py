@@ -61,7 +61,7 @@ def ready_codes(
     """Return the binary codes of each row's user and item as text. They are learned in a stage of their own.
 
     Args:
-        identity: what a checkpoint of the codes depends on, beyond its data and its class.
+        identity: what a checkpoint of the codes depends on, besides its data and its class.
         length: the encoder's `history_length`.
     """
     codes_config = stage_config(config, "BinaryCodes", {"bits": config["bits"], **config["codes_config"]})

@@ -56,7 +56,7 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
 
 
 def _tiny_llm_folder(config: CoraConfig, ratings: Ratings) -> Path:
-    """Return the cache folder of the tiny LLM, which is made now if it is not there."""
+    """Return the cache folder of the tiny LLM, which is made now if it is missing."""
     texts = tiny_texts(ratings, config)
     sizes = {k: config[k] for k in ("tiny_hidden", "tiny_layers", "tiny_steps")}
     key = content_key(TINY_VERSION, sizes, config["seed"], texts)
@@ -74,7 +74,7 @@ def _tiny_llm_folder(config: CoraConfig, ratings: Ratings) -> Path:
 
 
 def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: Features | None = None) -> RowPrompts:
-    """Return every row's prompt in the LLM's tokens. A model with `slots` gets them in its prompts.
+    """Return every row's prompt in the LLM's tokens. If the model has `slots`, its prompts contain them.
 
     Args:
         codes: texts of each row's user and item, for the prompts of a model without slots.
@@ -93,7 +93,7 @@ def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: F
 
 
 def weights_on(config: CoraConfig) -> str:
-    """Return the setting `weights_on`, where the weights act: `prompt` for a model that has no such setting."""
+    """Return the setting `weights_on`, or `prompt` for a model without it."""
     value: str = config.settings.get("weights_on", "prompt")
     return value
 

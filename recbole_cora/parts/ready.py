@@ -46,7 +46,7 @@ __all__ = ["Parts", "ready_parts"]
 class Parts:
     """The frozen parts of a model, and what they add to its identity and to its result.
 
-    A part that is not needed is None. Codes need the encoder, so both are there for a model that reads only codes.
+    A part that is not needed is None. Codes need the encoder, so a model that reads only codes has both.
 
     Attributes:
         needs: names of the parts that the model is built from.
@@ -57,7 +57,7 @@ class Parts:
         history_length: number of liked items of a row's history that the encoder reads; None if it reads no history.
         codes: the encoder's embeddings as text for the prompts.
         make_lora: returns a LoRA for `llm`, new or with TALLRec's trained weights.
-        identity: what a checkpoint of the model depends on, beyond its data and its class.
+        identity: what a checkpoint of the model depends on, besides its data and its class.
         summary: entries of `result.json`.
         laps: wall-clock seconds by part.
     """

@@ -30,8 +30,8 @@ def shared_settings(config: CoraConfig, *, shaping: bool = True) -> dict[str, ob
         shaping: False leaves out the settings that shape results; a stage from an earlier run's folder has its own.
     """
     settings = config.settings
-    shared = {key: value for key, value in settings.chosen.items() if key in _SHARED}
-    return {key: value for key, value in shared.items() if shaping or not settings.shapes_results(key)}
+    values = {key: value for key, value in settings.chosen.items() if key in _SHARED}
+    return {key: value for key, value in values.items() if shaping or not settings.shapes_results(key)}
 
 
 def stage_config(config: CoraConfig, model: str, options: dict[str, object]) -> CoraConfig:
@@ -56,7 +56,7 @@ def ready_stage(
         config: the config of this stage.
         kind: what the stage is for. It names the stage in the log and its folder in the cache.
         make, identity, history_length: `make`, `also` and `history_length` of `Stage`.
-        input_key: a key of what the stage reads beside the rows, such as its prompts.
+        input_key: a key of what the stage reads besides the rows, such as its prompts.
         folder: an earlier run of this model; None: use the cache.
 
     Raises:

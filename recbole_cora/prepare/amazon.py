@@ -1,7 +1,7 @@
 """Read Amazon reviews and metadata: one JSON object per line (in old metadata, one Python literal), gzipped or not.
 
-Reading 22 million reviews takes bounded memory: only user, item, rating and time of a line are kept, as numbers, and
-only for the wanted year. Metadata is parsed only for items with a rating in that year.
+Memory stays small even with 22 million reviews: only reviews of one year are kept, and of each only user, item, rating
+and time, as numbers. Metadata is parsed only for items with a rating in that year.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
     """Return the reviews of one year (UTC) and the items' titles.
 
     Raises:
-        DataError: a file is missing or damaged, or holds something else.
+        DataError: a file is missing or damaged, or holds other data.
     """
     first, last = (datetime(y, 1, 1, tzinfo=timezone.utc).timestamp() for y in (year, year + 1))
     columns = RatingColumns(problems.of(reviews), least=1, most=5)
@@ -51,8 +51,8 @@ def read(reviews: Path, metadata: Path, year: int, problems: Problems, show_prog
 def _reviews(path: Path, first: float, last: float, problems: FileProblems, show_progress: bool) -> Iterator[_Review]:
     """Yield the reviews with a time in [first, last), and those whose time is not a plausible number."""
     for number, line in enumerate(lines_of(path, show_progress), start=1):
-        # Most lines are of other years. If a text search finds exactly one time, that decides; it is several times
-        # cheaper than parsing the line.
+        # Most lines are from other years. If a text search finds one time and it is outside the year, the line is
+        # skipped. That is several times faster than parsing it.
         times = _TIME.findall(line)
         if not line or (len(times) == 1 and times[0] and not first <= int(times[0]) < last):
             continue
@@ -61,13 +61,13 @@ def _reviews(path: Path, first: float, last: float, problems: FileProblems, show
             problems.add("line that is no JSON object", number, line.decode("utf-8", "replace"))
             continue
         cells = [review.get(field) for field in _FIELDS]
-        unusable = [
+        unusable_fields = [
             field
             for field, cell in zip(_FIELDS, cells, strict=True)
             if isinstance(cell, bool) or not isinstance(cell, (str, int, float))
         ]
-        if unusable:
-            problems.add(f"review without a usable {unusable[0]}", number, line.decode("utf-8", "replace"))
+        if unusable_fields:
+            problems.add(f"review without a usable {unusable_fields[0]}", number, line.decode("utf-8", "replace"))
             continue
         user, item, rating, time = map(str, cells)
         if not (isinstance(cells[3], (int, float)) and 1e8 <= cells[3] < 4e9 and not first <= cells[3] < last):

@@ -97,19 +97,24 @@ def _add_csv(datasets: _Datasets, common: _Parser, problems: list[str]) -> None:
     parser.add_argument("--separator", help="character between cells (default: from the file's name and header)")
     add("--like", _finite, help="lowest liked rating (default: 4, or 1 if no rating is above 1)")
     add("--more-than", _count, default=0, help="keep users and items with more ratings than this (default: all)")
-    add("--shares", _shares, metavar="T,V,T", help="of train, valid and test, in order of time (default: 0.8,0.1,0.1)")
+    add(
+        "--shares",
+        _shares,
+        metavar="T,V,T",
+        help="shares of train, valid, test in time order (default: 0.8,0.1,0.1)",
+    )
     add(
         "--windows",
         _windows,
         metavar="D,D,D,D",
-        help="four UTC dates around train, valid and test; excludes --shares",
+        help="four UTC dates that bound train, valid and test; not with --shares",
     )
     add(
         "--split",
         _split,
         metavar="{user,global}",
         default="user",
-        help="cut each user's rows, or all at once",
+        help="split the rows of each user, or all rows together (default: user)",
     )
 
 
@@ -117,9 +122,9 @@ def prepare_command(arguments: list[str]) -> None:
     """Prepare a dataset. Log its counts and, on the last line, its folder."""
     mistakes: list[str] = []
     parser = _parser(mistakes)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        mistakes.append(f"unrecognized arguments: {' '.join(unknown)} (see {parser.prog} {options.dataset} --help)")
+    options, others = parser.parse_known_args(arguments)
+    if others:
+        mistakes.append(f"unrecognized arguments: {' '.join(others)} (see {parser.prog} {options.dataset} --help)")
     problems, show_progress = Problems(options.strict), not options.quiet
     if options.dataset != "csv":
         raise_all(mistakes, SettingError)
@@ -142,7 +147,7 @@ def prepare_command(arguments: list[str]) -> None:
 
 
 def _checked_csv(options: argparse.Namespace, columns: dict[str, str | None], mistakes: list[str]) -> str:
-    """Return the dataset's name. Raises SettingError that names `mistakes` and those in the options and files."""
+    """Return the dataset's name. Raises SettingError that names all `mistakes`, and those in options and files."""
     if options.shares and options.windows:
         mistakes.append("--shares and --windows are two ways to split; give only one of them")
     name: str = options.name or ""
@@ -177,8 +182,8 @@ def prepare_by_itself(name: str, folder: Path, show_progress: bool = True) -> No
         DataError: the raw files are neither in the folder nor available for download.
     """
     finish_replacing(folder)
-    prepared = (folder / f"{name}.inter").is_file() or all((folder / f"{name}.{s}.inter").is_file() for s in SPLITS)
-    if name == ML_1M.name and not prepared:
+    is_prepared = (folder / f"{name}.inter").is_file() or all((folder / f"{name}.{s}.inter").is_file() for s in SPLITS)
+    if name == ML_1M.name and not is_prepared:
         log.info(f"preparing {name} in {folder}")
         problems = Problems()
         raw = movielens.read(_ml_1m_raw(folder, show_progress), problems, show_progress)

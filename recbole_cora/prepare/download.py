@@ -48,7 +48,7 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
 
 
 def _fetch(url: str, part: Path, show_progress: bool) -> None:
-    """Download into `part`, from where an earlier download stopped if the server can do that."""
+    """Download into `part`. Resume an earlier download if the server supports it."""
     size = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:

@@ -19,7 +19,7 @@ _LINES_PER_UPDATE = 10_000
 
 
 def lines_of(path: Path, show_progress: bool = True, member: str | None = None) -> Iterator[bytes]:
-    """Yield the lines without their line ends. The progress bar counts the bytes of the file on disk.
+    """Yield the lines without their line ends. The progress bar counts the bytes of the file or of the member.
 
     Args:
         member: the name of a file in the zip archive `path`, in any of its folders.

@@ -1,4 +1,4 @@
-"""Problems of raw rows, counted by kind with a first example, so that a bad row does not stop the reading."""
+"""Problems of raw rows, counted by kind, each with its first example. A bad row does not stop the reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger()
 
 @dataclass
 class Problem:
-    """One kind of problem in one file: its count, its first line, and if such rows were kept (repaired) or left out."""
+    """One kind of problem in one file: its count, its first line, and whether its rows were kept or left out."""
 
     count: int
     first_line: int
@@ -63,8 +63,8 @@ class Problems:
         """Log one warning per file and kind."""
         for path, file in self._files.items():
             for kind, p in file.kinds.items():
-                done = "kept" if p.kept else "left out"
-                log.warning(f"{path}: {p.count:,} x {kind} ({done}), first at line {p.first_line}: {p.example!r}")
+                outcome = "kept" if p.kept else "left out"
+                log.warning(f"{path}: {p.count:,} x {kind} ({outcome}), first at line {p.first_line}: {p.example!r}")
 
     def as_json(self) -> dict[str, dict[str, dict[str, object]]]:
         """Return the problems by file and kind, for `<name>.prepared.json`; equal file names get a number."""

@@ -1,4 +1,4 @@
-"""Raw ratings and items in compact columns: what each reader returns and the recipe takes."""
+"""Raw ratings and items in compact columns. Each reader returns them, and the recipe takes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Raw:
         items: text columns, `title` first, indexed by item token; None without an item file.
         item_types: RecBole's type of each of these columns.
         files: the files that were read.
-        problems: those of the ratings file.
+        problems: the problems of the ratings file.
     """
 
     user: Array
@@ -57,7 +57,7 @@ class RatingColumns:
     """Collects ratings chunk by chunk. Rows that cannot be ratings are counted and left out.
 
     Args:
-        problems: those of the ratings file.
+        problems: the problems of the ratings file.
         least, most: the range of valid ratings.
     """
 
@@ -108,10 +108,10 @@ class RatingColumns:
         return Raw(user, item, rating, time, line, users, tokens, items, item_types, files, self._problems)
 
     def _tokens(self, codes_by_token: dict[str, int], codes: Array, line: Array) -> list[str]:
-        """Return the tokens by code, each made one word; `codes` and `line` are of all rows."""
-        spaced = [code for token, code in codes_by_token.items() if _SPACE.search(token)]
-        if spaced:
-            rows = np.isin(codes, spaced)
+        """Return the tokens in order of their codes, each as one word. `codes` and `line` cover all rows."""
+        spaced_codes = [code for token, code in codes_by_token.items() if _SPACE.search(token)]
+        if spaced_codes:
+            rows = np.isin(codes, spaced_codes)
             first = int(np.argmax(rows))
             example = next(token for token, code in codes_by_token.items() if code == codes[first])
             kind = "id with spaces, which become %20"
@@ -122,15 +122,15 @@ class RatingColumns:
         """Return Unix seconds of numbers and ISO dates (UTC if they name no zone); nan for anything else."""
         seconds = _numbers(time)
         days = (seconds >= 19700101) & (seconds <= 21001231) & (seconds % 100 <= 31) & (seconds % 10000 <= 1231)
-        if days.any():  # read as seconds, all of them would be days of autumn 1970
+        if days.any():  # as seconds, they would all lie between August 17 and September 1, 1970
             first = int(np.argmax(days))
             kind = "timestamp of eight digits, read as a date"
             self._problems.add(kind, int(line[first]), time[first], int(days.sum()), kept=True)
         dates = np.flatnonzero(~np.isfinite(seconds) | days)
         if len(dates):
             cells = pd.Series([time[place] for place in dates], dtype=object)
-            read = pd.to_datetime(cells, errors="coerce", utc=True, format="ISO8601")
-            seconds[dates] = (read - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy()
+            times = pd.to_datetime(cells, errors="coerce", utc=True, format="ISO8601")
+            seconds[dates] = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy()
         return seconds
 
 
@@ -138,7 +138,7 @@ class ItemTable:
     """Collects an item file: for each item token a title and other cells.
 
     Args:
-        columns: the names of the other cells; a number is added to one that repeats another, `title` or `item_id`.
+        columns: the names of the other cells. A name that is already taken, such as `title`, gets a number.
     """
 
     def __init__(self, problems: FileProblems, columns: Sequence[str]) -> None:
@@ -174,7 +174,7 @@ def in_chunks(rows: Iterator[T]) -> Iterator[list[T]]:
 
 
 def one_line(text: str) -> str:
-    """Return a text as a cell of an atomic file: white space becomes one space, an unreadable byte a question mark."""
+    """Return a text as a cell of an atomic file. White space becomes one space, and an unreadable byte becomes `?`."""
     return " ".join(_NO_TEXT.sub("?", text).split())
 
 

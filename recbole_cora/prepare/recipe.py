@@ -29,18 +29,18 @@ from recbole_cora.prepare.raw import Raw
 
 log = logging.getLogger()
 
-#: Increased whenever the same raw files and options would give other bytes.
+#: Raise it when the same raw files and options would give other bytes.
 VERSION = 1
-#: The most liked items in a row's `item_id_list`: RecBole's own MAX_ITEM_LIST_LENGTH, to which it does not cut lists.
+#: The most liked items in a row's `item_id_list`. It is RecBole's MAX_ITEM_LIST_LENGTH: RecBole does not cut lists.
 HISTORY_ITEMS = 50
-#: The list of a row without history. RecBole's sequential models fail on an empty list. To RecBole a no-break space is
-#: one token, which is no item of the dataset; Python's `split()` drops it.
+#: The list of a row without history. RecBole's sequential models fail on an empty list. RecBole reads a no-break space
+#: as one token, which is not an item of the dataset; Python's `split()` drops it.
 NO_HISTORY = "\u00a0"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How rows are labelled and split.
+    """Rules for labelling and splitting rows.
 
     Attributes:
         name: the dataset's name.
@@ -91,13 +91,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What one split holds.
+    """Counts of one split.
 
     Attributes:
         liked: the share of rows with label 1.
         uauc_users: users with rows of both labels.
-        warm: rows whose user and item are in train.
-        warm_at_least_3: rows whose user and item have at least 3 train rows each.
+        warm: rows whose user and item both have a train row.
+        warm_at_least_3: rows whose user and item both have at least 3 train rows.
     """
 
     rows: int
@@ -111,13 +111,13 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `<name>.prepared.json` holds.
+    """Content of `<name>.prepared.json`.
 
     Attributes:
         version: VERSION of this module.
         splits: counts by split.
         raw_rows: usable rows of the raw files.
-        raw_files, files: checksums by name of what was read and written.
+        raw_files, files: checksums of the files that were read and written, by name.
         problems: by file and kind.
     """
 
@@ -157,7 +157,7 @@ def make_rows(raw: Raw, recipe: Recipe) -> Rows:
     return Rows(user, item, raw.rating[rows], time, label, split, *histories(user, item, label))
 
 
-def _repeats(raw: Raw, rows: Array, dropped: bool) -> Array:
+def _repeats(raw: Raw, rows: Array, drop: bool) -> Array:
     """Return a mask of the rows that repeat user, item and timestamp of the row before; count them as a problem."""
     same = [np.diff(column[rows], prepend=-1) == 0 for column in (raw.user, raw.item, raw.time)]
     repeats: Array = np.logical_and.reduce(same)
@@ -165,7 +165,7 @@ def _repeats(raw: Raw, rows: Array, dropped: bool) -> Array:
         first = rows[repeats].min()
         example = f"user {raw.user_tokens[raw.user[first]]}, item {raw.item_tokens[raw.item[first]]}"
         kind = "same user, item and timestamp again"
-        raw.problems.add(kind, int(raw.line[first]), example, int(repeats.sum()), kept=not dropped)
+        raw.problems.add(kind, int(raw.line[first]), example, int(repeats.sum()), kept=not drop)
     return repeats
 
 
@@ -188,7 +188,7 @@ def _split_problems(raw: Raw, recipe: Recipe, split: Array, label: Array) -> lis
 
 
 def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> Summary:
-    """Write `<name>.{train,valid,test}.inter`, `<name>.item` and `<name>.prepared.json` into `out`, all or none.
+    """Write `<name>.{train,valid,test}.inter`, `<name>.item` and `<name>.prepared.json` into `out`: all or none.
 
     Raises:
         DataError: a split cannot be used (see `make_rows`), or the files cannot be written.
@@ -242,7 +242,7 @@ def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
 def _items(raw: Raw, items: pd.DataFrame, rows: Rows) -> list[str]:
     """Return the lines of the `.item` file, in order of first appearance.
 
-    Every item of the rows gets one, because RecBole drops the rows of an item without a line.
+    Every rated item gets a line, because RecBole drops the rows of an item without one.
     """
     codes = np.unique(rows.item)
     table = items.reindex([raw.item_tokens[code] for code in codes]).fillna("")

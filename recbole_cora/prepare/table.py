@@ -18,7 +18,7 @@ from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
 if TYPE_CHECKING:
     from _csv import Reader
 
-#: The names that identify a column for which the user gives no name; compared in lower case.
+#: Header names by which a column is found if the user does not name it; compared in lower case.
 GUESSES = {
     "user": ("user_id", "userid", "user", "uid", "reviewerid", "customer_id", "session_id"),
     "item": ("item_id", "itemid", "item", "iid", "movieid", "movie_id", "book_id", "isbn", "asin", "product_id"),
@@ -40,24 +40,25 @@ def read(
     """Return the ratings and the item table.
 
     Args:
-        columns: the names of the `user`, `item`, `rating`, `time` and `title` columns; None: find it by GUESSES.
-        separator: between cells. None: a tab if the file is a `.tsv` or its header has one, else a semicolon or comma.
+        columns: the names of the `user`, `item`, `rating`, `time` and `title` columns; None finds one by GUESSES.
+        separator: the character between cells. None: a tab for a `.tsv`, `.inter` or `.item` file or a header with a
+            tab, else the more frequent of semicolon and comma.
 
     Raises:
         DataError: files or columns are missing (all are named), the separator is impossible, or no row is usable.
     """
     columns = columns or {}
     raise_all(mistakes(ratings, items, columns, separator), DataError)
-    collected = RatingColumns(problems.of(ratings))
+    rating_columns = RatingColumns(problems.of(ratings))
     table = _Table(ratings, separator, problems.of(ratings), show_progress)
     places = [table.column(what, columns.get(what)) for what in _RATING_COLUMNS]
     for chunk in in_chunks(table.rows(several_lines=False)):
         user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
-        collected.add(np.array([line for line, _ in chunk]), user, item, rating, time)
+        rating_columns.add(np.array([line for line, _ in chunk]), user, item, rating, time)
     if items is None:
-        return collected.finish(None, {}, [ratings])
+        return rating_columns.finish(None, {}, [ratings])
     frame = _items(_Table(items, separator, problems.of(items), show_progress=False), problems.of(items), columns)
-    return collected.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
+    return rating_columns.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
 
 
 def mistakes(
@@ -65,7 +66,7 @@ def mistakes(
 ) -> list[str]:
     """Return every mistake that the headers of both files reveal; the arguments are those of `read`."""
     problems = []
-    for path, needed in ((ratings, _RATING_COLUMNS), (items, _ITEM_COLUMNS)):
+    for path, columns_to_find in ((ratings, _RATING_COLUMNS), (items, _ITEM_COLUMNS)):
         if path is None:
             continue
         if path.exists() and not path.is_file():  # a pipe can be read only once, /dev/zero forever
@@ -76,7 +77,7 @@ def mistakes(
         except CoraError as error:
             problems.append(str(error))
             continue
-        for what in needed:
+        for what in columns_to_find:
             try:
                 table.column(what, columns.get(what))
             except DataError as error:
@@ -88,10 +89,10 @@ def _items(table: _Table, problems: FileProblems, columns: dict[str, str | None]
     """Return the item table; columns other than the item and its title are kept too."""
     item, title = (table.column(what, columns.get(what)) for what in _ITEM_COLUMNS)
     others = [place for place in range(len(table.header)) if place not in (item, title)]
-    collected = ItemTable(problems, [table.header[place] for place in others])
+    item_table = ItemTable(problems, [table.header[place] for place in others])
     for line, row in table.rows(several_lines=True):
-        collected.add(line, row[item], row[title], *(row[place] for place in others))
-    return collected.finish()
+        item_table.add(line, row[item], row[title], *(row[place] for place in others))
+    return item_table.finish()
 
 
 class _Tabs(csv.excel):
@@ -103,7 +104,8 @@ class _Tabs(csv.excel):
 class _Table:
     """A delimited file: its header, and its rows with line numbers. Problems of rows go to `problems`.
 
-    A byte that is not UTF-8 becomes a lone surrogate. `RatingColumns` and `ItemTable` count ids and titles with one.
+    A byte that is not UTF-8 becomes a lone surrogate. `RatingColumns` and `ItemTable` count ids and titles with one
+    as problems.
     """
 
     def __init__(self, path: Path, separator: str | None, problems: FileProblems, show_progress: bool) -> None:
@@ -139,7 +141,7 @@ class _Table:
         plain = [cell.split(":")[0].strip().lower() for cell in self.header]
         place = next((plain.index(guess) for guess in GUESSES[what] if guess in plain), None)
         if place is None:
-            raise DataError(f"{self._path} has the columns {self._columns}; name the {what}'s with --{what}-column=")
+            raise DataError(f"{self._path} has the columns {self._columns}; name the {what} column by --{what}-column=")
         return place
 
     def rows(self, several_lines: bool) -> Iterator[tuple[int, list[str]]]:

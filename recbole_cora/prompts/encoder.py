@@ -14,7 +14,7 @@ from recbole_cora.errors import LLMError
 from recbole_cora.files import content_key
 from recbole_cora.prompts.template import Prompt, PromptWords, Template, clean_title
 
-#: A title is never shortened to fewer characters: they would say nothing.
+#: The fewest characters to which a title is shortened. Fewer would say nothing.
 _LEAST_TITLE = 20
 _ELLIPSIS = "..."
 
@@ -39,7 +39,7 @@ class PromptEncoder:
     Args:
         tokenizer: a Hugging Face tokenizer.
         template: the text around the history and the title.
-        max_tokens: longest prompt. Longer ones first lose the oldest history items, then the end of the target's title.
+        max_tokens: the most tokens of a prompt. A longer one loses its oldest history items, then the end of the title.
         history_items: the number of latest history items that a prompt shows.
 
     Attributes:
@@ -132,8 +132,8 @@ class PromptEncoder:
     def _shorten(self, words: PromptWords) -> tuple[Prompt, list[int]]:
         """Drop history items, oldest first, until the prompt fits; without history, cut the title."""
         history = self._last_items(words.history or [])
-        for dropped in range(1, len(history) + 1):
-            prompt = self.prompt(words._replace(history=history[dropped:]))
+        for count in range(1, len(history) + 1):
+            prompt = self.prompt(words._replace(history=history[count:]))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
                 self.shortened += 1
@@ -150,18 +150,18 @@ class PromptEncoder:
             LLMError: not even 20 characters fit.
         """
         title = clean_title(words.title or "")
-        fitting: tuple[Prompt, list[int]] | None = None
+        best: tuple[Prompt, list[int]] | None = None
         least, most = _LEAST_TITLE, len(title) - 1
         while least <= most:  # more characters are nearly always more tokens; a returned prompt is known to fit
             middle = (least + most) // 2
             prompt = self.prompt(words._replace(title=title[:middle].rstrip() + _ELLIPSIS))
             ids = self._ids([prompt.text])[0]
             if len(ids) <= self.max_tokens:
-                fitting, least = (prompt, ids), middle + 1
+                best, least = (prompt, ids), middle + 1
             else:
                 most = middle - 1
-        if fitting is not None:
-            return fitting
+        if best is not None:
+            return best
         ids = self._ids([self.prompt(words).text])[0]
         raise LLMError(
             f"the question alone takes {len(ids)} tokens, but the LLM reads {self.max_tokens}; "
@@ -183,10 +183,10 @@ class PromptEncoder:
         if self._control_tokens is None:
             return title
         while True:  # breaking one token may form another: "<</s>/s>"
-            broken = self._control_tokens.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
-            if broken == title:
+            spaced_title = self._control_tokens.sub(lambda match: match.group()[0] + " " + match.group()[1:], title)
+            if spaced_title == title:
                 return title
-            title = broken
+            title = spaced_title
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

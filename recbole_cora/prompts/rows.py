@@ -20,7 +20,7 @@ from recbole_cora.prompts.encoder import PromptEncoder
 from recbole_cora.prompts.template import PromptWords
 
 _ROWS_AT_ONCE = 2000
-#: Part of the cache key. Raise it when the layout of the files changes, or the history that a row's prompt shows.
+#: Part of the cache key. Raise it when the files' layout changes, or which history items a prompt shows.
 #: (Changes of words and tokens have their own version in encoder.py.)
 _VERSION = 1
 
@@ -57,8 +57,8 @@ class RowPrompts:
         ratings: the rows.
         encoder: turns words into tokens.
         history_items: number of latest liked items in a prompt.
-        cache_dir: holds a folder of files per tokenizer, template and data.
-        questions: also find where each row's question begins.
+        cache_dir: holds one folder per tokenizer, template and dataset.
+        questions: also store where each row's question begins.
         features: texts about users and items in addition to their titles.
         show_titles: whether prompts show the titles of the history and of the target.
 
@@ -155,7 +155,7 @@ class _TokenisedPrompts:
     Attributes:
         ids: the token ids of all prompts, one after the other.
         ends: row `r` has the ids `ends[r]` to `ends[r + 1]` [R + 1].
-        question_starts: index at which each row's question begins [R], if it was looked for.
+        question_starts: index at which each row's question begins [R]; None if made without `questions`.
         shortened: number of prompts that lost history items.
         shortened_titles: number of prompts that lost a part of the target's title.
     """

@@ -77,10 +77,10 @@ class Template:
         """Return the prompt for these words, unchanged; the arguments are the fields of `PromptWords`."""
         history_text = NOT_SHOWN if history is None else NO_HISTORY
         if history:
-            quoted = '", "'.join(history)
-            history_text = f'"{quoted}"'
+            titles = '", "'.join(history)
+            history_text = f'"{titles}"'
         title_text = NOT_SHOWN if title is None else f'"{title}"'
-        # Kept to a few words: a small LLM has never seen them, and more would drown out the rest.
+        # Only a few words: a small LLM has never seen them, and more would drown out the rest.
         user_text = f" (user {user})" if user else ""
         item_text = f" ({item})" if item else ""
         return Prompt(f"{self.before}{history_text}{user_text}", f"{self.between}{title_text}{item_text}{self.after}")

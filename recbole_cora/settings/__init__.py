@@ -15,5 +15,5 @@ pages.py    the generated YAML files, docs/settings.md and --help
 recbole_config.py  RecBole's Config, made from `Settings`
 
 Dataclasses are used instead of pydantic: few checks are needed, the messages are our own, and --help answers before
-anything heavy is imported. Nothing in this folder but recbole_config.py imports torch or recbole.
+anything heavy is imported. Only recbole_config.py imports torch or recbole.
 """

@@ -20,7 +20,7 @@ class RunOptions:
 
     model: Any = setting(None, "CoRA, or any model of --models.")
     dataset: Any = setting(None, "A folder in data_path, or ml-100k, which comes with RecBole.")
-    config_files: list[str] = setting([], "YAML files of settings, later ones winning.")
+    config_files: list[str] = setting([], "YAML files of settings; later files override earlier ones.")
     models: bool = setting(False, "List the models and exit.")
 
 
@@ -35,7 +35,7 @@ class CompareOptions:
     experiment: str | None = setting(None, "Name of a file in properties/experiments, or path of a YAML file.")
     models: object = setting(None, "Model names, separated by commas.")
     dataset: str | None = setting(None, "Dataset to use instead of the experiment's.")
-    seeds: object = setting(None, "Whole numbers, separated by commas, to use instead of the experiment's.")
+    seeds: object = setting(None, "Seeds to use instead of the experiment's, separated by commas.")
     out: str | None = setting(None, "Folder for the report; default compare/<experiment>-<dataset>.")
     jobs: int = setting(1, "Number of runs at the same time.", least=1)
 
@@ -44,17 +44,17 @@ class CompareOptions:
 class TuneOptions:
     """recbole-cora tune (--model=NAME --dataset=NAME [--space=FILE.yaml] | --resume=DIR) [--key=value ...]
 
-    Search settings on the valid rows, then score the best trial once on the test rows. Write trials.md, trials.json,
-    best.yaml (for `run --config_files=`) and search.png.
+    Find the settings with the best valid scores, then score the best trial once on the test rows. Write trials.md,
+    trials.json, best.yaml (for `run --config_files=`) and search.png.
     """
 
-    model: Any = setting(None, "The model whose settings are searched.")
+    model: Any = setting(None, "The model to tune.")
     dataset: Any = setting(None, "A folder in data_path, or ml-100k.")
-    config_files: list[str] = setting([], "YAML files of settings, later ones winning.")
+    config_files: list[str] = setting([], "YAML files of settings; later files override earlier ones.")
     space: str | None = setting(
         None, "YAML file of the search space; default properties/space.yaml: learning_rate and weight_decay."
     )
-    search: str = setting("random", "How the settings of trials are drawn.", one_of=SEARCHES)
+    search: str = setting("random", "How each trial's settings are drawn.", one_of=SEARCHES)
     scheduler: str = setting("none", "asha stops bad trials early.", one_of=SCHEDULERS)
     num_samples: int | None = setting(None, "Number of trials, default 8; grid: all combinations.", least=1)
     jobs: int | None = setting(None, "Number of trials at the same time, default 1.", least=1)
@@ -65,7 +65,9 @@ class TuneOptions:
         None, "Folder of a search to resume; --num_samples, --jobs, --cpus and --gpus may change."
     )
     address: str | None = setting(
-        None, "A ray cluster, ray://HOST:10001; its machines need the packages, and this folder at the same path."
+        None,
+        "Address of a ray cluster, ray://HOST:10001. Its machines need the same packages, and this folder at the same "
+        "path.",
     )
 
 

@@ -38,9 +38,9 @@ class Setting:
         above, below: exclusive bounds of a number.
         one_of: the allowed values, if they can be listed.
         item: kind of a list's items; object allows anything.
-        letters: a text may only use these letters, each at most once.
+        letters: the only letters that a text may use, each at most once.
         word: a special text, such as `auto`, that is allowed in addition to values of `kind`.
-        shapes_results: False if it changes neither weights nor scores: paths, logging, how work is split up.
+        shapes_results: False for a setting that changes neither weights nor scores: paths, logging, how work is split.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Setting:
         """Return `value`, converted to this setting's type.
 
         Raises:
-            ValueError: it has another type or is out of range; the message states the value and what was expected.
+            ValueError: `value` has another type or is out of range; the message states it and what was expected.
         """
         if value is None and self.optional:
             return None
@@ -76,9 +76,9 @@ class Setting:
                 if all(ok for ok, _ in items):
                     return [item for _, item in items]
         else:
-            ok, converted = self._convert(value, self.kind)
+            ok, new_value = self._convert(value, self.kind)
             if ok:
-                return converted
+                return new_value
         near = nearest(value, map(str, self.one_of)) if isinstance(value, str) else ""
         raise ValueError(f"{self.name} is {_quoted(value)}{near}; expected {self.expected}")
 
@@ -186,7 +186,7 @@ def settings_of_group(group: type) -> dict[str, Setting]:
 
 
 def _kind_of(hint: Any) -> tuple[type, bool, type]:
-    """Return what a field's type hint says: its kind, whether None is allowed, and the kind of a list's items."""
+    """Return a field's kind, whether None is allowed, and the kind of a list's items, from its type hint."""
     optional = False
     if isinstance(hint, types.UnionType):
         inner = [part for part in typing.get_args(hint) if part is not type(None)]

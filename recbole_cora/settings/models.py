@@ -20,7 +20,7 @@ class Model:
 
     Attributes:
         needs: names of the parts that the model is built from (see `recbole_cora.parts`).
-        defaults: the model's defaults of settings that every model has.
+        defaults: the model's own defaults for settings that every model has.
         kind: RecBole's kind of model: general, context, sequential or knowledge.
     """
 
@@ -39,12 +39,12 @@ class CoRA(Model):
     weights_on: str = setting(
         "prompt",
         "Tokens on which the weights act. prompt: all, as in the paper; question: those after the history, so that the "
-        "history is read once for all candidate items. Train with the value that you score with.",
+        "history is read once for all candidate items. Train and score with the same value.",
         one_of=("prompt", "question"),
     )
     prefix_cache_mb: int = setting(
         1024,
-        "With weights_on: question, memory for histories' keys and values.",
+        "Memory for the keys and values of histories, in MiB; used only with weights_on: question.",
         least=0,
         shapes_results=False,
     )
@@ -56,7 +56,7 @@ class CoRA(Model):
     generator_dropout: float = setting(0.1, "Dropout within the blocks.", least=0, below=1)
     rank: int = setting(16, "r, the rank of the collaborative weights.", least=1)
     weight_types: str = setting(
-        "qkvo", "Weight types that are generated: qkvof, qkvo, qkv, qko or qk in Table 4. f: up and down.",
+        "qkvo", "Weight types to generate; Table 4 has qkvof, qkvo, qkv, qko and qk. f: the MLP's up and down.",
         letters="qkvof",
     )  # fmt: skip
     alpha_over_rank: float = setting(2.0, "Scale of the collaborative weights.", above=0)
@@ -141,8 +141,8 @@ class MF(Model):
         "learning_rate": 0.001, "weight_decay": 0.0001, "train_batch_size": 1024, "epochs": 100, "stopping_step": 8,
     }  # fmt: skip
 
-    embedding_size: int = setting(256, "c, the paper's 256.", least=1)
-    bias: bool = setting(True, "Learn user, item and global biases. The published MF row has none: --bias=False.")
+    embedding_size: int = setting(256, "c; the paper uses 256.", least=1)
+    bias: bool = setting(True, "Learn user, item and global biases. The paper's MF has none (--bias=False).")
     init_std: float | None = setting(
         0.01, "Standard deviation of the initial embeddings; ~ keeps RecBole's Xavier initialisation.", above=0
     )
@@ -156,8 +156,8 @@ class LGCN(Model):
         "learning_rate": 0.005, "weight_decay": 0.0, "train_batch_size": 4096, "epochs": 60, "stopping_step": 6,
     }  # fmt: skip
 
-    embedding_size: int = setting(256, "c, the paper's 256.", least=1)
-    n_layers: int = setting(2, "Propagation layers, the paper's 2.", least=0)
+    embedding_size: int = setting(256, "c; the paper uses 256.", least=1)
+    n_layers: int = setting(2, "Propagation layers; the paper uses 2.", least=0)
     reg_weight: float = setting(0.0001, "L2 penalty on the embeddings of a batch's users and items.", least=0)
 
 
@@ -173,7 +173,7 @@ class SAS(Model):
 
     n_layers: int = setting(2, "Transformer layers.", least=0)
     n_heads: int = setting(2, "Attention heads; must divide hidden_size.", least=1)
-    hidden_size: int = setting(64, "c. The paper's 256 takes minutes per epoch on a CPU: --hidden_size=256.", least=1)
+    hidden_size: int = setting(64, "c; the paper's 256 takes minutes per epoch on a CPU.", least=1)
     inner_size: int = setting(256, "Width of the feed-forward network.", least=1)
     hidden_dropout_prob: float = setting(0.5, "Dropout on hidden states.", least=0, below=1)
     attn_dropout_prob: float = setting(0.5, "Dropout on attention weights.", least=0, below=1)
@@ -199,14 +199,14 @@ class Averages(Model):
 
     defaults: ClassVar[SettingValues] = {"train_batch_size": 65536}
 
-    pseudo_rows: float = setting(5.0, "Rows with the global mean that are added to each user and item.", above=0)
+    pseudo_rows: float = setting(5.0, "Rows with the global mean label to add to each user and item.", above=0)
 
 
 @dataclass(frozen=True)
 class HistoryFeatures(Model):
     """HistoryFeatures (recbole_cora/models/history_features.py)."""
 
-    folds: int = setting(4, "Parts of the train rows; each part's features come from the other parts.", least=2)
+    folds: int = setting(4, "Folds of the train rows; the features of each fold come from the other folds.", least=2)
     strength: float = setting(1.0, "Inverse strength of the regression's L2 penalty, scikit-learn's C.", above=0)
 
 
@@ -218,7 +218,7 @@ class SASRec(Model):
     defaults: ClassVar[SettingValues] = {"MAX_ITEM_LIST_LENGTH": 25, "stopping_step": 3}
 
 
-#: Every model of this package, and RecBole's SASRec with its defaults here.
+#: Every model of this package, and RecBole's SASRec, which has other defaults here.
 MODELS: dict[str, type[Model]] = {
     group.__name__: group
     for group in (

@@ -42,7 +42,7 @@ class Training:
     valid_metric: str = setting("AUC", "Metric for early stopping.", one_of=METRICS)
     metric_decimal_place: int = setting(
         6,
-        "Decimal places. RecBole's 4 create ties, which early stopping counts as no progress.",
+        "Decimal places of the metrics. RecBole's 4 create ties, and early stopping counts a tie as no progress.",
         least=1,
         most=15,
     )
@@ -59,7 +59,7 @@ class Training:
     )
     warmup_steps: int | None = setting(
         None,
-        "With steps_per_epoch: steps of linear warm-up, followed by a cosine decay; ~: a constant learning rate.",
+        "Steps of linear warm-up, followed by a cosine decay; needs steps_per_epoch. ~: a constant learning rate.",
         least=0,
     )
     min_lr_ratio: float = setting(
@@ -74,7 +74,7 @@ class Training:
     max_steps: int | None = setting(None, "Stop training after this many steps.", least=1)
     references: bool = setting(
         True,
-        "Also score the test rows with the model's CF encoder and, for CoRA, with its LLM without weights.",
+        "Also score the test rows with the model's CF encoder alone and, for CoRA, with its LLM alone.",
         shapes_results=False,
     )
 
@@ -107,7 +107,7 @@ class Files:
     )
     checkpoint: str | None = setting(
         None,
-        "Folder of an earlier run: score that model, with that run's settings, instead of training one.",
+        "Folder of an earlier run. Its model is scored with its settings, and nothing is trained.",
         shapes_results=False,
     )
     save_scores: bool = setting(

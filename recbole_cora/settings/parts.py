@@ -40,7 +40,7 @@ class LLM:
         shapes_results=False,
     )  # fmt: skip
     offload_folder: str | None = setting(
-        None, "With device_map: folder for weights that fit on no device.", shapes_results=False
+        None, "Folder for weights that fit on no device; used with device_map.", shapes_results=False
     )
     trust_remote_code: bool = setting(False, "Run code that comes with a hub model.", shapes_results=False)
     allow_pickle: bool = setting(
@@ -68,7 +68,9 @@ class LLM:
         "difference: the Yes logit minus the No logit; yes: the Yes logit alone, as in the replication.",
         one_of=("difference", "yes"),
     )
-    show_titles: bool = setting(True, 'False: prompts show no titles of history and target ("ID only", Fig. 6).')
+    show_titles: bool = setting(
+        True, 'False: prompts show no titles, neither of the history nor of the target ("ID only", Fig. 6).'
+    )
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,15 @@ class Encoder:
     )
     cf_config: dict[str, object] = setting({}, "Settings for training the encoder, e.g. {learning_rate: 0.01}.")
     cf_presets: dict[str, object] = setting(
-        {}, "The same per encoder, overridden by cf_config: {MF: {...}, SAS: {...}}."
+        {}, "Settings for training each encoder, overridden by cf_config: {MF: {...}, SAS: {...}}."
     )
     cf_checkpoint: str | None = setting(None, "Folder of an earlier encoder run to use instead of training one.")
     cf_evidence: list[str] = setting(
         [],
-        "Numbers given beside e_u and e_i (recbole_cora/cf/evidence.py); all: every kind. The paper uses none.",
+        "Evidence to read besides e_u and e_i (recbole_cora/cf/evidence.py); all: every kind. The paper uses none.",
         one_of=EVIDENCE, word="all",
     )  # fmt: skip
-    cf_folds: int = setting(4, "Number of parts of the train rows for out-of-fold evidence.", least=2)
+    cf_folds: int = setting(4, "Folds of the train rows for out-of-fold evidence.", least=2)
     cf_dropout: float = setting(0.0, "Dropout on e_u and e_i during training.", least=0, below=1)
     cf_vectors: str = setting(
         "own",
@@ -112,7 +114,7 @@ class Codes:
     bits: int = setting(32, "Bits per code.", least=1, most=256)
     code_format: str = setting(
         "dotted",
-        "dotted: one number per eight bits, as in 172.16.254.1; bits: the bits.",
+        "dotted: one number per eight bits, as in 172.16.254.1; bits: zeros and ones.",
         one_of=("dotted", "bits"),
     )
     codes_config: dict[str, object] = setting({}, "Settings for training the codes.")
@@ -128,7 +130,7 @@ class LoRA:
     lora_rank: int = setting(8, "r, the rank of the LoRA.", least=1)
     lora_alpha: float = setting(16.0, "The LoRA is scaled by alpha / r.", above=0)
     lora_dropout: float = setting(0.05, "Dropout on x before A.", least=0, below=1)
-    lora_types: str = setting("qv", "Weight types that have a LoRA, as in CoRA's weight_types.", letters="qkvof")
+    lora_types: str = setting("qv", "Weight types that get a LoRA; letters as in weight_types.", letters="qkvof")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class TALLRecStage:
     file: ClassVar[str] = "tallrec"
     needed_for: ClassVar[frozenset[str]] = frozenset({"tallrec"})
 
-    lora_config: dict[str, object] = setting({}, "Settings for training it, e.g. {learning_rate: 0.0003}.")
+    lora_config: dict[str, object] = setting({}, "Settings for training TALLRec, e.g. {learning_rate: 0.0003}.")
     lora_checkpoint: str | None = setting(None, "Folder of an earlier TALLRec run to use instead of training one.")
 
 

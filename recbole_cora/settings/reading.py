@@ -1,7 +1,7 @@
 """Readers of YAML files, single values and `--key=value` arguments. Nothing is ever evaluated as code.
 
 Values follow YAML 1.2's core schema: only true and false are booleans, so `yes` and `off` stay words; 1e-3 is a number,
-010 is ten, and 2001-06-01 is text. Anchors are refused: a page of them can expand to gigabytes.
+010 is ten, and 2001-06-01 is text. Anchors are refused: a short file of them can expand to gigabytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 class CoreLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the core schema, without anchors, and with keys that are text and occur once."""
+    """PyYAML's safe loader for the core schema. It refuses anchors, repeated keys and keys that are not text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's form; it drops the parent's resolvers)
 
@@ -49,7 +49,7 @@ class CoreLoader(yaml.SafeLoader):
         return self.construct_mapping(node)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return a whole number, which may also have the form 0o17 or 0x1f, or a floating-point number."""
+        """Return a whole number (0o17 and 0x1f are also read) or a floating-point number."""
         text = self.construct_scalar(node)
         if re.fullmatch(r"[-+]?[0-9]+", text):
             return int(text)
@@ -115,7 +115,7 @@ def parse_arguments(arguments: list[str], alone: SettingValues = MappingProxyTyp
     """Return `--key=value` or `--key value` arguments as a dict. The first `=` ends the key.
 
     Args:
-        alone: keys that need no value, with the value that they then have.
+        alone: keys that need no value, each with the value that it has without one.
 
     Raises:
         SettingError: an argument has another form, or a key has no value or two different values.

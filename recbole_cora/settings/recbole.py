@@ -58,7 +58,7 @@ LIMITS: dict[str, SettingValues] = {
     "layer_norm_eps": {"kind": float, "above": 0},
 }
 
-#: Limits of keys that are not in LIMITS: those of the first pattern that matches the whole key.
+#: Limits of the other keys. The first pattern that matches the whole key decides.
 PATTERNS: tuple[tuple[str, SettingValues], ...] = (
     (r"(.*_)?(dropout|dropout_prob|dropout_probs|dropout_rate|drop_ratio|mask_ratio)|(mess|node|sess|item)_dropout.*",
      {"kind": float, "least": 0, "most": 1}),
@@ -154,7 +154,7 @@ def _numeric(default: object) -> bool:
 
 
 def _fits(limits: SettingValues, default: object) -> bool:
-    """Return whether RecBole's default is inside the limits; it may be a value with a special meaning, such as -1."""
+    """Return whether RecBole's default is at least `least`. Some defaults have a special meaning, such as -1."""
     least = limits.get("least")
     items = default if isinstance(default, list) else [default]
     return least is None or all(not isinstance(item, (int, float)) or item >= least for item in items)

@@ -63,7 +63,7 @@ class CoraConfig(Config):
         self.internal_config_dict = dict(self.settings) | {"MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
         if self.batches_may_shrink:
             self.internal_config_dict["train_batch_size"] = self.settings.declared["train_batch_size"].default
-        # RecBole samples negatives for every model by default; a model that reads labels takes the rows as they are.
+        # RecBole samples negatives by default. A model that reads labels or predicts among all items needs none.
         negatives = self.settings["train_neg_sample_args"]
         if negatives == self.settings.declared["train_neg_sample_args"].default and (
             self.label_aware or self._uses_cross_entropy(model_class)
@@ -81,7 +81,7 @@ class CoraConfig(Config):
         assert self.final_config_dict["eval_type"] == EvaluatorType.VALUE
 
     def _init_device(self) -> None:
-        """Choose the device, but unlike RecBole keep CUDA_VISIBLE_DEVICES: ray and torchrun place processes by it."""
+        """Choose the device. Unlike RecBole, keep CUDA_VISIBLE_DEVICES, with which ray and torchrun place processes."""
         values = self.final_config_dict
         use_gpu = bool(values["use_gpu"]) and torch.cuda.is_available()
         values.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
@@ -96,15 +96,15 @@ class CoraConfig(Config):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CoraConfig:
         """Return a writable copy: KD_DAGFM changes settings in a copy to build its student."""
-        copied: CoraConfig = object.__new__(CoraConfig)
-        copied.__dict__.update(self.__dict__)
-        copied.final_config_dict = copy.deepcopy(self.final_config_dict, memo)
-        copied._is_copy = True
-        return copied
+        clone: CoraConfig = object.__new__(CoraConfig)
+        clone.__dict__.update(self.__dict__)
+        clone.final_config_dict = copy.deepcopy(self.final_config_dict, memo)
+        clone._is_copy = True
+        return clone
 
     @property
     def show_progress(self) -> bool:
-        """Whether this process shows progress bars: only the main one does, unless they are switched off."""
+        """True if this process shows progress bars. Only the main process does, unless they are switched off."""
         return bool(self["show_progress"]) and processes.is_main()
 
     def content(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def is_label_aware(model_class: type) -> bool:
 
 
 def _plain(value: object) -> object:
-    """Return a JSON-able value: containers of numbers and texts, and anything else as text."""
+    """Return a JSON-able value: anything but containers, numbers, texts and None becomes text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

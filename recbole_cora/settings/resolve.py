@@ -22,7 +22,7 @@ from recbole_cora.settings.parts import PARTS
 from recbole_cora.settings.reading import PROPERTIES, read_yaml
 from recbole_cora.settings.recbole import bundled_data, recbole_files, recbole_model_kinds, recbole_settings
 
-#: Keys that say what to run, and are not settings.
+#: Keys that say what to run. They are not settings.
 RUN_KEYS = ("model", "dataset", "config_files")
 #: RecBole keys that have no effect here, each with the key to use instead.
 _REPLACEMENTS = {
@@ -225,7 +225,7 @@ def _read_values(
 
 
 def _validated(settings: Settings) -> Settings:
-    """Return `settings`. Raises SettingError if values do not fit together."""
+    """Return `settings`. Raises SettingError if their values do not fit together."""
     for group in _groups_of(settings.model):
         if hasattr(group, "__post_init__"):
             group(**{field.name: settings.data[field.name] for field in fields(group)})

@@ -14,14 +14,15 @@ from recbole_cora.settings.parts import ENCODERS
 from recbole_cora.settings.reading import read_yaml
 from recbole_cora.settings.resolve import RUN_KEYS, Settings, resolve
 
-#: Files with a run's settings, tried in this order: the first is written at its end, the second at its start.
+#: Files with a run's settings, in the order they are tried. A run writes the first at its end, the second at its start.
 _SETTINGS_FILES = ("result.json", "run.json")
 #: Keys that version 0.1.0 saved among the settings, though they are not settings.
 _DERIVED_KEYS = (
     "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "valid_neg_sample_args",
     "test_neg_sample_args", "scores_are_logits", "batches_may_shrink", "attach_histories",
 )  # fmt: skip
-#: Settings that may differ from the run's, because files may have moved. A checkpoint's identity detects other files.
+#: Settings that may differ from the earlier run's, because files may have moved. A checkpoint's identity detects files
+#: with other content.
 _LOCATIONS = ("llm", "cf_checkpoint", "lora_checkpoint")
 
 
@@ -35,7 +36,7 @@ class SavedRun:
     settings: SettingValues
 
     def settings_with(self, options: SettingValues, option: str, dataset: str | None = None) -> Settings:
-        """Return the settings of the earlier run, with the current run's `options`, which may not contradict them.
+        """Return the earlier run's settings with the current run's `options`, which must not contradict them.
 
         Args:
             option: name of the option that gave the folder, for the message.
@@ -52,14 +53,14 @@ class SavedRun:
             if key not in current.declared or current.shapes_results(key)
         }
         try:
-            saved = resolve(self.model, current.dataset, saved_values)
+            earlier = resolve(self.model, current.dataset, saved_values)
             settings = resolve(self.model, current.dataset, {**saved_values, **current.chosen})
         except SettingError as error:
             raise CheckpointError(f"the settings of {self.folder} cannot be used here: {error}") from None
         conflicts = [
-            f"{key}={saved[key]!r} (here {settings[key]!r})"
+            f"{key}={earlier[key]!r} (here {settings[key]!r})"
             for key in current.chosen
-            if current.shapes_results(key) and key not in _LOCATIONS and settings[key] != saved[key]
+            if current.shapes_results(key) and key not in _LOCATIONS and settings[key] != earlier[key]
         ]
         if conflicts:
             raise CheckpointError(
@@ -104,10 +105,10 @@ def resolve_run(
     model, dataset = model or options.get("model"), dataset or options.get("dataset")
     options = {key: value for key, value in options.items() if key not in RUN_KEYS}
     if options.get("checkpoint"):
-        saved = read_run(Path(str(options["checkpoint"])))
-        if model not in (None, saved.model):
-            raise CheckpointError(f"--checkpoint={saved.folder} is a run of {saved.model}, but --model is {model!r}")
-        return saved.settings_with(options, "checkpoint", None if dataset is None else str(dataset))
+        run = read_run(Path(str(options["checkpoint"])))
+        if model not in (None, run.model):
+            raise CheckpointError(f"--checkpoint={run.folder} is a run of {run.model}, but --model is {model!r}")
+        return run.settings_with(options, "checkpoint", None if dataset is None else str(dataset))
     if not model or not dataset:
         raise SettingError("a run needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
     return _with_encoder(resolve(model, dataset, options))
@@ -117,16 +118,16 @@ def _with_encoder(settings: Settings) -> Settings:
     """Return `settings` with the model of the run in `cf_checkpoint`, if that is set, as `cf_encoder`."""
     if not settings.get("cf_checkpoint"):
         return settings
-    saved = read_run(Path(settings["cf_checkpoint"]))
-    if saved.model not in ENCODERS:
+    run = read_run(Path(settings["cf_checkpoint"]))
+    if run.model not in ENCODERS:
         raise CheckpointError(
-            f"--cf_checkpoint={saved.folder} is a run of {saved.model}; expected one of {', '.join(ENCODERS)}"
+            f"--cf_checkpoint={run.folder} is a run of {run.model}; expected one of {', '.join(ENCODERS)}"
         )
-    if "cf_encoder" in settings.chosen and settings["cf_encoder"] != saved.model:
+    if "cf_encoder" in settings.chosen and settings["cf_encoder"] != run.model:
         raise CheckpointError(
-            f"--cf_checkpoint={saved.folder} is a run of {saved.model}, but cf_encoder is {settings['cf_encoder']}"
+            f"--cf_checkpoint={run.folder} is a run of {run.model}, but cf_encoder is {settings['cf_encoder']}"
         )
-    return settings.with_values({"cf_encoder": saved.model})
+    return settings.with_values({"cf_encoder": run.model})
 
 
 def _without_derived(content: SettingValues) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""`recbole-cora tune`: search the settings of any model with Ray Tune, by its scores on the valid rows.
+"""`recbole-cora tune`: find good settings for any model with Ray Tune, by its scores on the valid rows.
 
-space.py    the search space: a YAML of settings and how each is drawn
-records.py  what a search is and what became of it, as dataclasses and JSON
+space.py    the search space: a YAML file of settings and how each is drawn
+records.py  a search, its trials and its report, as dataclasses and JSON
 trials.py   each trial's record on disk, kept up to date while it runs
 search.py   the search itself; the only file that imports ray
 report.py   trials.json, trials.md, best.yaml and search.png

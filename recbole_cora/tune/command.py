@@ -38,7 +38,7 @@ from recbole_cora.tune.search import run_search
 from recbole_cora.tune.space import draw_all, read_space, wrong_draws
 from recbole_cora.tune.trials import DONE, ENDED, read_trials
 
-#: Options that define a search; a resumed one has them already.
+#: Options that define a search. A resumed search already has them.
 _DEFINING = ("model", "dataset", "config_files", "space", "search", "scheduler", "out")
 
 
@@ -46,7 +46,7 @@ def tune_command(arguments: list[str]) -> None:
     """Search, write the report, then print its table and the folder.
 
     Raises:
-        SettingError: something is wrong with the request, or no trial has finished.
+        SettingError: the command line has a mistake, or no trial has finished.
         WriteError: the search's folder cannot be written.
         Stopped: Ctrl-C, SIGTERM or SIGHUP came; the search can be resumed.
     """
@@ -56,8 +56,8 @@ def tune_command(arguments: list[str]) -> None:
     folder = _folder(options)
     new = _new_search(options, settings) if options.resume is None else None
     check_writable(folder, "give another --out=")
-    with try_lock(folder) as alone:
-        if not alone:
+    with try_lock(folder) as acquired:
+        if not acquired:
             raise SettingError(f"another process is searching in {folder}; wait until it ends")
         search = new or _earlier_search(options, settings, folder)
         write_search(folder, search)
@@ -65,7 +65,7 @@ def tune_command(arguments: list[str]) -> None:
             os.chdir(search.working_dir)
         except OSError as error:
             raise SettingError(
-                f"the search was started in {search.working_dir}, which cannot be entered any more ({error.strerror})"
+                f"the search was started in {search.working_dir}, which is no longer accessible ({error.strerror})"
             ) from None
         resources = _resources(search)
         _make_frozen_parts(search, resources)
@@ -85,19 +85,19 @@ def _progress(report: SearchReport, folder: Path) -> Iterator[None]:
     search, done = report.search, threading.Event()
 
     def follow() -> None:
-        written = -1
+        written_count = -1
         while True:
             last = done.wait(2.0)
             current = replace(report, trials=read_trials(folder))
-            ended = sum(trial.status in ENDED for trial in current.trials)
-            if current.trials and (last or ended != written):
+            count = sum(trial.status in ENDED for trial in current.trials)
+            if current.trials and (last or count != written_count):
                 with suppress(WriteError):  # on a full disk; the report at the end raises it
                     write_report(folder, current)
-                    written = ended
+                    written_count = count
             best = current.best_first()[0].best if current.trials else None
             if best is not None:
                 bar.set_postfix_str(f"best valid {search.metric} {best:.4f}", refresh=False)
-            bar.n = ended
+            bar.n = count
             bar.refresh()
             if last:
                 return
@@ -127,7 +127,7 @@ def _folder(options: TuneOptions) -> Path:
 
 
 def _new_search(options: TuneOptions, settings: Values) -> Search:
-    """Return the search that the command line describes. Raises SettingError before anything long is done."""
+    """Return the search that the command line describes. Raises SettingError before anything slow starts."""
     fixed: dict[str, Any] = {}
     for file in options.config_files:
         fixed |= read_yaml(Path(file))
@@ -135,15 +135,15 @@ def _new_search(options: TuneOptions, settings: Values) -> Search:
     model, dataset = options.model or fixed.pop("model", None), options.dataset or fixed.pop("dataset", None)
     if not model or not dataset:
         raise SettingError("a search needs --model= and --dataset=, for example --model=CoRA --dataset=ml-100k")
-    resolved = resolve(model, dataset, fixed)
+    full_settings = resolve(model, dataset, fixed)
     space = read_space(options.space)
-    raise_all(wrong_draws(space, resolved), SettingError)
-    metric = resolved["valid_metric"].lower()
+    raise_all(wrong_draws(space, full_settings), SettingError)
+    metric = full_settings["valid_metric"].lower()
     if metric not in METRICS:
-        raise SettingError(f"valid_metric is {resolved['valid_metric']}; a search compares AUC, UAUC or LogLoss")
+        raise SettingError(f"valid_metric is {full_settings['valid_metric']}; a search compares AUC, UAUC or LogLoss")
     search = Search(
         model=model, dataset=dataset, metric=metric, higher_is_better=metric != "logloss", fixed=fixed,
-        working_dir=str(Path.cwd()), seed=resolved["seed"], epochs=resolved["epochs"], method=options.search,
+        working_dir=str(Path.cwd()), seed=full_settings["seed"], epochs=full_settings["epochs"], method=options.search,
         scheduler=options.scheduler, num_samples=8, jobs=1, cpus=None, gpus=None, space=space, planned={},
     )  # fmt: skip
     return _with_sizes(search, options)
@@ -166,7 +166,7 @@ def _earlier_search(options: TuneOptions, settings: Values, folder: Path) -> Sea
 
 
 def _with_sizes(search: Search, options: TuneOptions) -> Search:
-    """Return the search with the number of trials, the jobs and the resources of the options, and trials planned."""
+    """Return the search with the options' number of trials, jobs, CPUs and GPUs, and with its trials planned."""
     sizes = {key: getattr(options, key) for key in ("num_samples", "jobs", "cpus", "gpus")}
     search = replace(search, **{key: size for key, size in sizes.items() if size is not None})
     can_plan = search.method in ("random", "grid")
@@ -175,7 +175,7 @@ def _with_sizes(search: Search, options: TuneOptions) -> Search:
 
 
 def _resources(search: Search) -> Resources:
-    """Return what each trial gets: what the options ask for, or an equal share of this machine."""
+    """Return the resources of a trial: those that the options name, or an equal share of this machine."""
     import torch
 
     cpus = search.cpus or max(1, (os.cpu_count() or 1) // search.jobs)
@@ -186,7 +186,7 @@ def _resources(search: Search) -> Resources:
 
 
 def _make_frozen_parts(search: Search, resources: Resources) -> None:
-    """Make what all trials read: prepared data, tokens, CF encoder, the tiny LLM. Free the memory that this took."""
+    """Make what all trials read (prepared data, tokens, CF encoder, tiny LLM), then free the memory that it took."""
     from recbole_cora import metrics, repairs
     from recbole_cora.data.ratings import load_ratings
     from recbole_cora.parts.ready import ready_parts
@@ -212,7 +212,7 @@ def _weights_folder(folder: Path, trial: TrialRecord) -> Path | None:
 
 
 def _score_best(report: SearchReport, folder: Path) -> BestTrial:
-    """Load the weights of the best trial that is done and has some, and score them on the valid and test rows.
+    """Load the best trial that is done and has saved weights, and score the valid and test rows with it.
 
     Raises:
         SettingError: there is no such trial.
@@ -220,8 +220,8 @@ def _score_best(report: SearchReport, folder: Path) -> BestTrial:
     from recbole_cora.quick_start import run
 
     search = report.search
-    done = [trial for trial in report.best_first() if trial.status in DONE]
-    candidates = ((trial, _weights_folder(folder, trial)) for trial in done)
+    done_trials = [trial for trial in report.best_first() if trial.status in DONE]
+    candidates = ((trial, _weights_folder(folder, trial)) for trial in done_trials)
     best, weights = next(((trial, weights) for trial, weights in candidates if weights), (None, None))
     if best is None:
         raise SettingError(f"no trial has finished; {folder / 'trials.md'} gives the reasons")

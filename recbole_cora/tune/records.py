@@ -1,6 +1,6 @@
-"""What a search is and what became of it, as dataclasses and the JSON that stores them.
+"""A search, its trials and its report, as dataclasses and the JSON that stores them.
 
-tune.json                 Search: everything that is needed to resume a search
+tune.json                 Search: everything needed to resume a search
 trials/<name>/trial.json  TrialRecord: how far one trial got
 trials.json               SearchReport: the search, its trials, and the scores of the best one
 """
@@ -23,13 +23,13 @@ _SEARCH_FILE = "tune.json"
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched and how.
+    """Definition of a search.
 
     Attributes:
         metric: the valid metric that compares trials: auc, uauc or logloss.
         higher_is_better: False for logloss.
         fixed: the settings that all trials share.
-        working_dir: the absolute folder that relative paths in the settings start from.
+        working_dir: the folder, as an absolute path, from which relative paths in the settings start.
         seed: seeds the draws.
         epochs: the most epochs that a trial trains.
         method: random, grid, optuna or hyperopt.
@@ -92,7 +92,7 @@ def read_search(folder: Path) -> Search:
 
 
 def holds_search(folder: Path) -> bool:
-    """Tell whether a folder contains a search."""
+    """Return whether a folder contains a search."""
     try:
         return (folder / _SEARCH_FILE).is_file()
     except OSError:  # the name is too long
@@ -101,14 +101,14 @@ def holds_search(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Resources:
-    """What each trial gets of a machine."""
+    """The share of a machine that each trial gets."""
 
     cpus: int
     gpus: float
 
     @property
     def settings(self) -> Values:
-        """The settings that follow: a trial without a GPU must not use one."""
+        """Settings that keep a trial without a GPU from using one."""
         return {} if self.gpus else {"use_gpu": False}
 
 
@@ -117,11 +117,11 @@ class TrialRecord:
     """One trial: its settings, how far it got, and how it ended.
 
     Attributes:
-        settings: the searched ones only.
+        settings: only the searched settings.
         status: waiting, running, finished, stopped early or failed.
         why: the reason of a failure, else "".
         best: its best valid metric; None before the first evaluation and after a failure.
-        evaluations: epoch and valid metric of each.
+        evaluations: the epoch and the valid metric of each evaluation.
         seconds: its running time so far, earlier processes included.
         process: the id of its last process; None if none has started.
     """
@@ -153,7 +153,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The best trial: all settings that were chosen for it, and its scores."""
+    """The best trial: its settings, both fixed and searched, and its scores."""
 
     name: str
     settings: Values
@@ -163,10 +163,10 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """A search and what became of it.
+    """A search, its trials and their outcome.
 
     Attributes:
-        trials: by name.
+        trials: the records of all trials, by name.
         best: None until the search is complete.
         seconds: how long the search took in this process; None while it runs.
     """

@@ -49,9 +49,9 @@ def _short(value: object) -> str:
 
 
 def _draw_picture(path: Path, report: SearchReport) -> None:
-    """Plot on the left each trial over its epochs, and then for each setting the trials' values and best metrics.
+    """Plot each trial's metric over its epochs and, for each setting, its best metric over the setting's value.
 
-    The best trial has a colour of its own.
+    The best trial has its own colour.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,10 +1,10 @@
-"""The search itself, run by Ray Tune. The only file that imports ray.
+"""The search itself, run by Ray Tune. No other file imports ray.
 
 A trial is a run that reports its valid metric after each evaluation and never reads the test rows. If its process is
-killed, another one resumes it from its last saved state. Each trial records what became of it in its own folder;
-nothing that ray writes is read again, least of all its pickles. Everything frozen is made before the first trial, and
-all trials read it from the cache: prepared data, tokens, CF encoders. The weights of an LLM are mapped into memory that
-all trials of a machine share.
+killed, another one resumes it from its last saved state. Each trial records its outcome in its own folder; nothing
+that ray writes is read again, least of all its pickles. The frozen parts (prepared data, tokens, CF encoders) are made
+before the first trial, and all trials read them from the cache. The weights of an LLM are mapped into memory that all
+trials of a machine share.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
-#: How often a trial's killed process is replaced. A trial that fails with an error of its own is not retried.
+#: How often the killed process of a trial is replaced. A trial that raises an error is not retried.
 _MOST_RESTARTS = 2
 
 
@@ -44,20 +44,20 @@ def run_search(search: Search, resources: Resources, folder: Path, *, address: s
 
     Raises:
         SettingError: ray, the searcher or matplotlib is not installed; no cluster answers at the address; or no machine
-            has the resources of a trial.
-        WriteError: the system does not let ray write into the folder.
+            has the resources that a trial needs.
+        WriteError: ray cannot write into the folder.
         Stopped: Ctrl-C, SIGTERM or SIGHUP came; the trials that were running keep the status "running".
     """
     _check_packages(local=not address)
     records = read_trials(folder)
-    done = {record.name for record in records if record.status in DONE}
+    done_names = {record.name for record in records if record.status in DONE}
     trials = search.planned or {record.name: record.settings for record in records}
-    waiting = {name: settings for name, settings in trials.items() if name not in done}
+    waiting = {name: settings for name, settings in trials.items() if name not in done_names}
     draws = 0 if search.planned else search.num_samples - len(records)
     if not waiting and draws <= 0:
         return
     if not search.planned:
-        _searcher(search, [])  # refuses one that is not installed, before ray starts
+        _searcher(search, [])  # reports a missing package before ray starts
     note_waiting(folder, [record for record in records if record.name in waiting])
     try:
         with _ray(address, search.jobs * resources.cpus) as signals:
@@ -70,8 +70,8 @@ def run_search(search: Search, resources: Resources, folder: Path, *, address: s
     finally:
         shutil.rmtree(folder / "ray", ignore_errors=True)
     if not complete:
-        ended = sum(record.status in ENDED for record in read_trials(folder))
-        raise Stopped(f"{ended} trials have ended; resume the search with tune --resume={folder}", signals[-1])
+        count = sum(record.status in ENDED for record in read_trials(folder))
+        raise Stopped(f"{count} trials have ended; resume the search with tune --resume={folder}", signals[-1])
 
 
 def _check_packages(*, local: bool) -> None:
@@ -131,7 +131,7 @@ def _interrupt_on_signals(*, hangup: bool) -> list[int]:
     """Make SIGTERM and SIGHUP stop ray's search as Ctrl-C does.
 
     Args:
-        hangup: also for SIGHUP; under nohup it is ignored.
+        hangup: False leaves SIGHUP ignored, as under nohup.
 
     Returns:
         A list that collects the signals; its first entry is SIGINT, for a Ctrl-C.
@@ -158,7 +158,7 @@ def _machines() -> list[dict[str, Any]]:
 
 
 def _check_machines(resources: Resources, machines: Sequence[Mapping[str, Any]]) -> None:
-    """Raise SettingError if no machine has the resources of a trial: ray would wait for them forever, in silence."""
+    """Raise SettingError if no machine has the resources of a trial: ray would silently wait for one forever."""
     offers = [machine["Resources"] for machine in machines if machine["Alive"]]
     if not any(offer.get("CPU", 0) >= resources.cpus and offer.get("GPU", 0) >= resources.gpus for offer in offers):
         most = {kind: max((offer.get(kind, 0) for offer in offers), default=0) for kind in ("CPU", "GPU")}
@@ -169,7 +169,7 @@ def _check_machines(resources: Resources, machines: Sequence[Mapping[str, Any]])
 
 
 def _run_planned(search: Search, resources: Resources, folder: Path, trials: Mapping[str, Values]) -> bool:
-    """Run trials whose settings are known, by name. Returns True if all of them have ended."""
+    """Run planned trials; `trials` holds their settings by name. Returns True if all of them have ended."""
     from ray import tune
 
     entries = tune.grid_search([{"name": name, **settings} for name, settings in trials.items()])
@@ -194,13 +194,13 @@ def _fit(
     count: int,
     searcher: Searcher | None,
 ) -> None:
-    """Let ray run `count` draws from a space in its own terms.
+    """Let ray run `count` draws from `space`, which consists of ray's own domains.
 
-    A search that Ctrl-C ends returns normally, and ray calls the trials that were running terminated; the trials' own
-    records tell how far they got.
+    After Ctrl-C this returns normally, and ray calls the trials that were running terminated; the trials' own records
+    say how far they got.
 
     Raises:
-        WriteError: the system does not let ray write into the folder.
+        WriteError: ray cannot write into the folder.
     """
     from ray import air, tune
 
@@ -220,18 +220,18 @@ def _fit(
     try:
         tuner.fit()
     except (tune.TuneError, OSError) as error:
-        refusal: BaseException | None = error
-        while refusal is not None and not isinstance(refusal, OSError):
-            refusal = refusal.__cause__
-        if refusal is None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is None:
             raise
         raise WriteError(
-            f"cannot write into {folder} ({refusal.strerror}); make room, then resume with tune --resume={folder}"
+            f"cannot write into {folder} ({cause.strerror}); make room, then resume with tune --resume={folder}"
         ) from None
 
 
 def run_trial(config: Values, search: Search, resources: Resources, folder: str) -> None:
-    """Run one trial, in a process of ray's; `config` is what ray passes to it."""
+    """Run one trial in one of ray's processes; ray passes the `config`."""
     import torch
     from ray.air import session
 
@@ -241,7 +241,7 @@ def run_trial(config: Values, search: Search, resources: Resources, folder: str)
     # The thread of a trial that ASHA stops must end before the next trial begins. By default ray would wait 2 seconds
     # for it and then lose the next trial.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
-    torch.set_num_threads(resources.cpus)  # ray leaves it at one
+    torch.set_num_threads(resources.cpus)  # ray sets it to one
     os.chdir(search.working_dir)  # ray moves its workers elsewhere
     name, settings = _name_and_settings(config, session.get_trial_id())
     trial = RunningTrial(Path(folder), name, settings, search.higher_is_better)
@@ -279,14 +279,14 @@ def run_trial(config: Values, search: Search, resources: Resources, folder: str)
 
 def _name_and_settings(config: Values, ray_id: str) -> tuple[str, Values]:
     """Return a trial's name and settings. Draws of a searcher are named by ray's id, since two may be the same."""
-    planned = config.get("trial")
-    if isinstance(planned, dict):
-        return planned["name"], {key: value for key, value in planned.items() if key != "name"}
+    entry = config.get("trial")
+    if isinstance(entry, dict):  # a planned trial
+        return entry["name"], {key: value for key, value in entry.items() if key != "name"}
     return f"trial-{ray_id}", dict(config)
 
 
 def _end_recorder(folder: Path) -> Callback:
-    """Return a callback for ray that records the ends which a trial cannot record itself."""
+    """Return a callback for ray that records how a trial ended if the trial cannot do so itself."""
     from ray.tune import Callback
 
     class EndRecorder(Callback):
@@ -304,7 +304,7 @@ def _end_recorder(folder: Path) -> Callback:
 
 
 def _domain(draw: Draw) -> object:
-    """Return a draw in ray's terms."""
+    """Return a draw as one of ray's domains."""
     from ray import tune
 
     return getattr(tune, draw.kind)(*([draw.values] if draw.kind == "choice" else draw.values))
@@ -321,8 +321,9 @@ def _searcher(search: Search, earlier: Sequence[TrialRecord]) -> Searcher:
         if search.method == "optuna":
             from ray.tune.search.optuna import OptunaSearch
 
-            scored = [trial for trial in earlier if trial.best is not None]
-            points, rewards = [trial.settings for trial in scored], [trial.best for trial in scored]
+            scored_trials = [trial for trial in earlier if trial.best is not None]
+            points = [trial.settings for trial in scored_trials]
+            rewards = [trial.best for trial in scored_trials]
             return OptunaSearch(seed=seed, points_to_evaluate=points or None, evaluated_rewards=rewards or None)
         from ray.tune.search.hyperopt import HyperOptSearch
 

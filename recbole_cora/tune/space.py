@@ -1,4 +1,4 @@
-"""The search space: a YAML that names settings and how each is drawn."""
+"""The search space: a YAML file that names settings and how each is drawn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Draw:
 
 
 def read_space(path: str | None) -> dict[str, Draw]:
-    """Return how each setting is drawn, as a YAML file says; None reads `properties/space.yaml`.
+    """Return how each setting is drawn, from a YAML file; None reads `properties/space.yaml`.
 
     Raises:
         SettingError: the file cannot be read, or has an unknown kind of draw or impossible bounds.
@@ -47,7 +47,7 @@ def read_space(path: str | None) -> dict[str, Draw]:
 
 def _draw(file: Path, key: str, entry: object) -> Draw:
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise SettingError(f"{file}: {key} is {entry!r}; expected one of {', '.join(DRAWS)}, as {{choice: [a, b]}}")
+        raise SettingError(f"{file}: {key} is {entry!r}; expected one of {', '.join(DRAWS)}, like {{choice: [a, b]}}")
     ((kind, values),) = entry.items()
     if kind not in DRAWS:
         raise SettingError(
@@ -90,7 +90,7 @@ def draw_all(space: dict[str, Draw], method: str, count: int, seed: int) -> dict
             more.
 
     Raises:
-        SettingError: a grid over something other than choices.
+        SettingError: a setting of the grid is not drawn by choice.
     """
     if method == "grid":
         for key, draw in space.items():

@@ -11,19 +11,20 @@ from time import perf_counter
 from recbole_cora.files import write_json
 from recbole_cora.tune.records import TrialRecord, Values
 
-#: Statuses of trials that a resumed search does not run again. Failed ones run again: memory or a machine may be back.
+#: Statuses of trials that a resumed search does not run again. It retries failed trials, because memory or a machine
+#: may be available again.
 DONE = ("finished", "stopped early")
 ENDED = (*DONE, "failed")
 _RECORD_FILE = "trial.json"
 
 
 class RunningTrial:
-    """A trial that runs in this process and keeps its own record; it continues the record of a killed process.
+    """A trial that runs in this process and writes its record; it continues the record of a killed process.
 
     Args:
         folder: the folder of the search.
         settings: the searched settings.
-        higher_is_better: for the metric that is evaluated.
+        higher_is_better: whether a higher metric is better.
     """
 
     def __init__(self, folder: Path, name: str, settings: Values, higher_is_better: bool) -> None:
@@ -72,7 +73,7 @@ def note_end(folder: Path, name: str, settings: Values, status: str, why: str = 
 
 
 def note_waiting(folder: Path, records: list[TrialRecord]) -> None:
-    """Record that these trials will run again or be resumed, so that how they ended before no longer counts."""
+    """Record that these trials will run again or be resumed, so that their earlier end no longer counts."""
     for record in records:
         waiting = replace(record, status="waiting", why="")
         write_json(folder / "trials" / record.name / _RECORD_FILE, waiting.as_json())
