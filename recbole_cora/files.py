@@ -156,7 +156,7 @@ def _finish(folder: Path) -> None:
         if file != stale:
             file.replace(folder / file.name)
     if stale.is_file():
-        for name in stale.read_text(encoding="utf-8").split():
+        for name in stale.read_text(encoding="utf-8").splitlines():
             (folder / name).unlink(missing_ok=True)
         stale.unlink()
     sync(folder)

@@ -17,6 +17,8 @@ from recbole_cora.cli import main
 from recbole_cora.data.protocol import NO_SPLIT, split_all_in_time, split_in_windows, warm_rows
 from recbole_cora.errors import DataError
 from recbole_cora.files import finish_replacing, replace_files
+from recbole_cora.prepare.problems import FileProblems
+from recbole_cora.prepare.raw import ItemTable
 from recbole_cora.prepare.recipe import NO_HISTORY
 
 DAY = 86_400
@@ -360,6 +362,24 @@ def test_several_files_are_replaced_as_one(tmp_path: Path, monkeypatch: pytest.M
     finish_replacing(tmp_path)
     assert [(tmp_path / n).read_text() for n in "ab"] == ["old", "newer"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_stale_files_are_removed_whatever_their_names(tmp_path: Path) -> None:
+    """A dataset's name may hold a space; files that the new version lacks do not stay."""
+    (tmp_path / "my data.item").write_text("old")
+    replace_files(tmp_path, lambda folder: (folder / "my data.inter").write_text("new"), stale=["my data.item"])
+    assert [path.name for path in tmp_path.iterdir()] == ["my data.inter"]
+
+
+def test_items_and_columns_stay_apart(tmp_path: Path) -> None:
+    """A second item with the same id is left out, also if its id has spaces; column names that repeat get numbers."""
+    problems = FileProblems(tmp_path / "items.csv", strict=False)
+    table = ItemTable(problems, ["x_4", "x", "x", "title"])
+    table.add(2, "a b", "First", "1", "2", "3", "4")
+    table.add(3, "a b", "Second", "1", "2", "3", "4")
+    frame = table.finish()
+    assert frame["title"].tolist() == ["First"] and "named before" in str(problems)
+    assert len(set(frame.columns)) == 5
 
 
 def test_plain_recbole_reads_the_files(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from recbole_cora.llm.families import WeightTarget, weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.prefix import PrefixCache
 from recbole_cora.llm.reading import PADDED, Reading
+from recbole_cora.llm.vectors import SlotVectors
 from tests.llms import SMALL, N, prompts, random_weights
 
 #: Attributes of a FrozenLLM for each way of reading; pruning is left out for a family that does not allow it.
@@ -159,6 +160,13 @@ def test_a_question_outside_its_prompt_is_refused(llama: FrozenLLM, start: int) 
     targets = weight_targets(llama.model, "q")
     with pytest.raises(LLMError, match="outside its prompt"):
         llama.score(prompts(llama), Conditioning(targets, random_weights(targets), [start] * N))
+
+
+def test_starts_and_slots_do_not_go_together(llama: FrozenLLM) -> None:
+    """A prefix that prompts share is read without slots, so the combination is refused."""
+    vectors = torch.zeros(N, 1, llama.hidden_size)
+    with pytest.raises(LLMError, match="whole prompt"):
+        llama.score(prompts(llama), Conditioning(starts=[2] * N, slots=SlotVectors([[1]] * N, vectors)))
 
 
 def test_what_cannot_be_packed_is_read_padded_and_said(

@@ -19,6 +19,8 @@ import yaml
 import recbole_cora
 from recbole_cora import cli
 from recbole_cora.errors import SettingError
+from recbole_cora.settings.commands import TuneOptions
+from recbole_cora.tune.command import _folder, _new_search
 from recbole_cora.tune.records import Resources
 from recbole_cora.tune.search import _check_machines
 from recbole_cora.tune.space import Draw, draw_all, read_space
@@ -90,6 +92,13 @@ def test_a_mistake_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str], ar
     assert cli.main(["tune", *arguments]) == 2
     message = capsys.readouterr().err
     assert says in message and message.count("\n") == 1
+
+
+def test_a_search_is_named_after_what_it_searches(toy: Path) -> None:
+    """Also if model and dataset come from a file."""
+    Path("mine.yaml").write_text("{model: MF, dataset: toy}", encoding="utf-8")
+    options = TuneOptions(config_files=["mine.yaml"])
+    assert _folder(options, _new_search(options, {})).name.startswith("MF-toy-")
 
 
 def test_draws_are_known_beforehand_and_none_is_made_twice() -> None:

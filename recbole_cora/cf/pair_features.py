@@ -2,8 +2,9 @@
 
 They are mean labels, counts, and measures of how the item relates to the user's history and taste.
 
-No feature depends on the row's own label, so each means the same on train, valid and test rows. On train rows, features
-that use labels are out of fold, except co-liking, which leaves out the row's own user.
+No feature depends on the row's own label, beyond its share of one in all rows in the global mean. So each means the
+same on train, valid and test rows. On train rows, features that use labels are out-of-fold, except co-liking, which
+leaves out the row's own user.
 
 Legend: R rows, P pairs of a row and one of its history items.
 """
@@ -148,7 +149,7 @@ def _smoothed_means(
 
 def _words(ratings: Ratings) -> sp.csr_matrix:
     """Return which words the text of each item has: [items, words], 1 or 0."""
-    words_of_item = [set(text.split()) for text in ratings.item_text]
+    words_of_item = [dict.fromkeys(text.split()) for text in ratings.item_text]  # ordered, unlike a set
     vocabulary: dict[str, int] = {}
     for words in words_of_item:
         for word in words:

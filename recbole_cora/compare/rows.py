@@ -100,7 +100,7 @@ class Row:
             system=content["system"],
             model=content["model"],
             seeds=content["seeds"],
-            failed=content["failed"],
+            failed={int(seed): why for seed, why in content["failed"].items()},
             missing=content["missing"],
             scores={split: _statistics_from_json(content[split]) for split in SPLITS},
             cost=cost,

@@ -48,13 +48,18 @@ class Conditioning:
         )
 
     def check(self, lengths: Sequence[int]) -> None:
-        """Raise LLMError if the weights would begin to act outside a prompt.
+        """Refuse starts outside the prompts, and starts together with slots.
 
         Args:
             lengths: number of tokens of each prompt.
+
+        Raises:
+            LLMError: as above.
         """
         if self.starts is None:
             return
+        if self.slots is not None:  # a shared prefix is read by the base LLM, which would not see its slots
+            raise LLMError("vectors in slots need weights that act on the whole prompt; leave out the starts")
         if not all(1 <= start < length for start, length in zip(self.starts, lengths, strict=True)):
             raise LLMError("a question begins outside its prompt; it must begin after the first token")
 

@@ -146,7 +146,10 @@ class ItemTable:
         names = ["item_id", "title"]
         for column in columns:
             name = "_".join(column.replace(":", " ").split()).lower() or "unnamed"
-            names.append(name if name not in names else f"{name}_{len(names)}")
+            number = len(names)
+            while name in names:
+                name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
+            names.append(name)
         self._names = names[1:]
         self._rows: dict[str, list[str]] = {}
 
@@ -155,10 +158,11 @@ class ItemTable:
         cells = [one_line(cell) for cell in (title, *others)]
         if cells[0] != title.strip():
             self._problems.add("title with tabs, newlines or bytes that are no text", line, title, kept=True)
-        if token in self._rows:
+        word = one_word(token)
+        if word in self._rows:
             self._problems.add("item named before", line, token)
         else:
-            self._rows[one_word(token)] = cells
+            self._rows[word] = cells
 
     def finish(self) -> pd.DataFrame:
         """Return the table by item token. Raises DataError if there is no item."""

@@ -166,7 +166,7 @@ class CoraTrainer(Trainer):
         rows = batch[ROW].tolist() if batch is not None and ROW in batch.interaction else []
         state = training_state.latest(self._folder)
         raise CoraError(
-            f"the {what} in step {self._step} (epoch {self._epoch}), on {len(rows)} rows beginning with "
+            f"the {what} in step {self._step} (epoch {self._epoch + 1}), on {len(rows)} rows beginning with "
             f"{', '.join(map(str, rows[:5]))}; lower --learning_rate (now {self.config['learning_rate']}); the last "
             f"good state: {state or 'none was saved yet'}"
         )

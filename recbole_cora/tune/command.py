@@ -53,8 +53,8 @@ def tune_command(arguments: list[str]) -> None:
     values, settings, problems = split_options(TuneOptions, parse_arguments(arguments))
     raise_all(problems, SettingError)
     options = TuneOptions(**values)
-    folder = _folder(options)
     new = _new_search(options, settings) if options.resume is None else None
+    folder = _folder(options, new)
     check_writable(folder, "give another --out=")
     with try_lock(folder) as acquired:
         if not acquired:
@@ -112,15 +112,15 @@ def _progress(report: SearchReport, folder: Path) -> Iterator[None]:
             thread.join()
 
 
-def _folder(options: TuneOptions) -> Path:
+def _folder(options: TuneOptions, new: Search | None) -> Path:
     """Return the search folder: an existing one when resuming, otherwise one without a search."""
-    if options.resume is not None:
-        folder = Path(options.resume).resolve()
+    if new is None:
+        folder = Path(str(options.resume)).resolve()
         if not holds_search(folder):
             raise SettingError(f"{folder} holds no search to resume; give the folder of an earlier search")
         return folder
     time = f"{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(options.out or f"tune/{options.model}-{options.dataset}-{time}").resolve()
+    folder = Path(options.out or f"tune/{new.model}-{new.dataset}-{time}").resolve()
     if holds_search(folder):
         raise SettingError(f"{folder} already holds a search; resume it with --resume={folder}, or give another --out=")
     return folder
