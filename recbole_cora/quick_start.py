@@ -234,6 +234,7 @@ def _shortened_prompts(prompts: RowPrompts | None) -> dict[str, int]:
 def _start_logging(config: CoraConfig) -> None:
     """Start RecBole's logger, and hide warnings about RecBole's use of pandas and torch: no user can act on them."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
+    warnings.filterwarnings("ignore", module=r"recbole\.data\.dataset\..*")  # in-place calls that repairs.py replaces
     warnings.filterwarnings("ignore", message=r".*torch\.sparse\.SparseTensor.*")
     for folder in ("log", "log_tensorboard"):  # RecBole always creates them in the working directory
         check_writable(Path(folder).absolute(), "make room there, or start the run in another folder")

@@ -57,7 +57,11 @@ class _LiteralPandas:
 
     @staticmethod
     def read_csv(*args: Any, **options: Any) -> pd.DataFrame:
-        return pd.read_csv(*args, **options, quoting=csv.QUOTE_NONE, keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(*args, **options, quoting=csv.QUOTE_NONE, keep_default_na=False, na_values=[""])
+        for name in frame:  # RecBole fills them in place, which has no effect since pandas 3
+            if str(name).endswith("_seq"):
+                frame[name] = frame[name].fillna("")
+        return frame
 
 
 def read_atomic_files_literally() -> None:
@@ -69,6 +73,45 @@ def read_atomic_files_literally() -> None:
     import recbole.data.dataset.dataset as module
 
     module.pd = _LiteralPandas()
+
+
+def fill_missing_values() -> None:
+    """Fill missing tokens with 0, numbers with their mean, and sequences with empty ones.
+
+    RecBole fills columns in place through a temporary Series. Since pandas 3 (copy-on-write) that has no effect, and no
+    error is raised.
+    """
+    from recbole.data.dataset.dataset import Dataset
+    from recbole.utils import FeatureType
+
+    def _fill_nan(self: Dataset) -> None:
+        for name in self.feat_name_list:
+            frame = getattr(self, name)
+            for field in frame:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    frame[field] = frame[field].fillna(value=0)
+                elif kind == FeatureType.FLOAT:
+                    frame[field] = frame[field].fillna(value=frame[field].mean())
+                else:
+                    empty = np.array([], dtype=np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64)
+                    frame[field] = [empty if isinstance(cell, float) else cell for cell in frame[field]]
+
+    Dataset._fill_nan = _fill_nan
+
+
+def measure_sequences_by_row() -> None:
+    """Let `column.agg(len)` return the length of each row's sequence: since pandas 3 it returns that of the column.
+
+    RecBole's dataset modules get a `len` of their own; it differs from Python's for a Series only.
+    """
+
+    def length(value: Any) -> Any:
+        return value.map(len) if isinstance(value, pd.Series) else len(value)
+
+    for name in ("dataset", "kg_dataset", "sequential_dataset"):
+        module = importlib.import_module(f"recbole.data.dataset.{name}")
+        module.len = length  # type: ignore[attr-defined]
 
 
 def stop_anomaly_detection() -> None:
@@ -251,6 +294,8 @@ def apply_all() -> None:
     restore_dok_update()
     make_folders_atomically()
     read_atomic_files_literally()
+    fill_missing_values()
+    measure_sequences_by_row()
     stop_anomaly_detection()
     cap_sample_size_of_dgcf()
     score_single_rows_with_cpr()

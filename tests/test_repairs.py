@@ -21,8 +21,11 @@ from recbole.config import Config
 from recbole.trainer import Trainer
 
 import recbole_cora
-from recbole_cora import repairs
+from recbole_cora import metrics, repairs
+from recbole_cora.data.ratings import load_ratings
+from recbole_cora.data.recbole_dataset import make_dataset
 from recbole_cora.errors import CheckpointError, CoraError, DataError, SettingError
+from recbole_cora.registry import model_class
 from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.training.trainer import CoraTrainer
 from tests.conftest import write_toy
@@ -54,6 +57,30 @@ def test_recbole_reads_titles_with_quotes_in_its_feature_models(toy: Path, model
     options = {"epochs": 1, "show_progress": False, "load_col": {"inter": ["user_id", "item_id"], "item": "*"}}
     result = recbole_cora.run(model=model, dataset="quoted", options=options)
     assert result["rows"]["train"] == 192
+
+
+def test_missing_values_of_features_are_filled(toy: Path) -> None:
+    """A missing number gets the mean, a missing token or sequence becomes empty; with RecBole on pandas 3 they stay."""
+    header = "item_id:token\ttitle:token_seq\tclass:token_seq\tkind:token\tprice:float\tsizes:float_seq"
+    gaps = {3: "class", 4: "kind", 5: "price"}
+    cells = {"title": "A film", "class": "Drama Old", "kind": "dvd", "price": "{n}", "sizes": "1 2"}
+    rows = [
+        "\t".join([f"i{n}", *("" if gaps.get(n) == name else cell.format(n=n) for name, cell in cells.items())])
+        for n in range(30)
+    ]
+    write_toy(toy.parent, "gaps", item="\n".join([header, *rows]) + "\n")
+    repairs.apply_all()
+    metrics.register()
+    options = {"show_progress": False, "load_col": {"inter": ["user_id", "item_id"], "item": "*"}}
+    config = CoraConfig(model_class("FM"), "gaps", options)
+    dataset = make_dataset(config, load_ratings(Path(config["data_path"]), "gaps", config.final_config_dict))
+    train, *_ = dataset.build()
+    items, token = train.item_feat, train.field2token_id["item_id"]
+    assert not items["price"].isnan().any()
+    mean = sum(n for n in range(30) if n != 5) / 29
+    assert items["price"][token["i5"]] == pytest.approx(mean)
+    assert items["kind"][token["i4"]] == 0 and items["kind"][token["i6"]] > 0
+    assert not items["class"][token["i3"]].any() and items["class"][token["i6"]].count_nonzero() == 2
 
 
 #: Calls that turn text or a file into code or objects.

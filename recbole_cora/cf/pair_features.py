@@ -133,14 +133,11 @@ def _out_of_fold(ratings: Ratings, folds: int, seed: int) -> Iterator[tuple[Indi
         yield train_rows[train_fold != fold], np.flatnonzero(fold_of_row == fold)
 
 
-def _mean_train_label(ratings: Ratings) -> np.float32:
-    mean: np.float32 = ratings.label[ratings.rows("train")].mean()
-    return mean
+def _mean_train_label(ratings: Ratings) -> float:
+    return float(ratings.label[ratings.rows("train")].mean())  # with a float32, numpy 2 would continue in float32
 
 
-def _smoothed_means(
-    ids: Indices, labels: NDArray[np.float32], size: int, global_mean: np.float32
-) -> NDArray[np.float64]:
+def _smoothed_means(ids: Indices, labels: NDArray[np.float32], size: int, global_mean: float) -> NDArray[np.float64]:
     """Return the mean label by id: [size], each smoothed by 5 rows of the global mean."""
     likes, rows = np.bincount(ids, labels, minlength=size), np.bincount(ids, minlength=size)
     means: NDArray[np.float64] = (likes + _SMOOTHING * global_mean) / (rows + _SMOOTHING)

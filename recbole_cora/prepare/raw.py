@@ -126,8 +126,8 @@ class RatingColumns:
             first = int(np.argmax(days))
             kind = "timestamp of eight digits, read as a date"
             self._problems.add(kind, int(line[first]), time[first], int(days.sum()), kept=True)
-        dates = np.flatnonzero(~np.isfinite(seconds) | days)
-        if len(dates):
+        dates = np.flatnonzero(~np.isfinite(seconds) | days).tolist()
+        if dates:
             cells = pd.Series([time[place] for place in dates], dtype=object)
             times = pd.to_datetime(cells, errors="coerce", utc=True, format="ISO8601")
             seconds[dates] = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy()
@@ -193,7 +193,7 @@ def _is_no_text(user: str, item: str) -> bool:
 
 def _numbers(cells: Sequence[str]) -> Array:
     """Return the cells as floats; nan where one is not a number."""
-    return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
+    return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64, copy=True)
 
 
 def _codes(tokens: Sequence[str], keep: Array, codes: dict[str, int]) -> Array:

@@ -86,7 +86,7 @@ def _package() -> Path:
     """Return the folder of the installed RecBole. Raises SettingError if it is not installed."""
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
-        raise SettingError("RecBole is not installed; install it: pip install recbole==1.2.1")
+        raise SettingError("RecBole is not installed; install it: pip install --no-deps recbole==1.2.1")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -1,4 +1,4 @@
-"""The search itself, run by Ray Tune. No other file imports ray.
+"""The search itself, run by Ray Tune. Only this file and `ray_versions.py` import ray.
 
 A trial is a run that reports its valid metric after each evaluation and never reads the test rows. If its process is
 killed, another one resumes it from its last saved state. Each trial records its outcome in its own folder; nothing
@@ -9,6 +9,7 @@ trials of a machine share.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -105,13 +106,17 @@ def _ray(address: str | None, cpus: int) -> Iterator[list[int]]:
     """
     import ray
 
-    local = {} if address else {"num_cpus": cpus}
+    local: dict[str, Any] = {} if address else {"num_cpus": cpus}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # Ray's processes inherit this, so that a closed terminal stops only the driver, which then stops them.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         ray.init(
-            address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **local
+            address=address or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **local,
         )
     except (ConnectionError, ValueError) as error:
         signal.signal(signal.SIGHUP, handlers[signal.SIGHUP])
@@ -202,7 +207,9 @@ def _fit(
     Raises:
         WriteError: ray cannot write into the folder.
     """
-    from ray import air, tune
+    from ray import tune
+
+    from recbole_cora.tune import ray_versions
 
     trainable = tune.with_parameters(run_trial, search=search, resources=resources, folder=str(folder))
     tuner = tune.Tuner(
@@ -212,10 +219,7 @@ def _fit(
             metric=search.metric, mode="max" if search.higher_is_better else "min", num_samples=count,
             search_alg=searcher, scheduler=_scheduler(search), max_concurrent_trials=search.jobs, reuse_actors=True,
         ),
-        run_config=air.RunConfig(
-            name="search", storage_path=str(folder / "ray"), verbose=0, callbacks=[_end_recorder(folder)],
-            failure_config=air.FailureConfig(max_failures=_MOST_RESTARTS),
-        ),
+        run_config=ray_versions.run_config(str(folder / "ray"), [_end_recorder(folder)], _MOST_RESTARTS),
     )  # fmt: skip
     try:
         tuner.fit()
@@ -233,24 +237,24 @@ def _fit(
 def run_trial(config: Values, search: Search, resources: Resources, folder: str) -> None:
     """Run one trial in one of ray's processes; ray passes the `config`."""
     import torch
-    from ray.air import session
 
     from recbole_cora.quick_start import run
     from recbole_cora.training.microbatches import free_memory, is_out_of_memory
+    from recbole_cora.tune import ray_versions
 
     # The thread of a trial that ASHA stops must end before the next trial begins. By default ray would wait 2 seconds
     # for it and then lose the next trial.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
     torch.set_num_threads(resources.cpus)  # ray sets it to one
     os.chdir(search.working_dir)  # ray moves its workers elsewhere
-    name, settings = _name_and_settings(config, session.get_trial_id())
+    name, settings = _name_and_settings(config, ray_versions.trial_id())
     trial = RunningTrial(Path(folder), name, settings, search.higher_is_better)
 
     def report(epoch: int, metrics: Metrics) -> None:
         value = metrics[search.metric]
         assert value is not None  # the trainer refuses a valid metric that is undefined
         trial.add_evaluation(epoch, value)
-        session.report({search.metric: value, "epoch": epoch})
+        ray_versions.report({search.metric: value, "epoch": epoch})
 
     options = {**search.fixed, **settings, **resources.settings, "checkpoint_dir": str(trial.folder)}
     options |= {"show_progress": False, "resume": "auto"}
@@ -272,7 +276,7 @@ def run_trial(config: Values, search: Search, resources: Resources, folder: str)
             if not isinstance(error, CoraError):
                 write_whole(trial.folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
         # Ray expects a final metric; the worst one keeps a searcher away from these settings.
-        session.report({search.metric: float("-inf" if search.higher_is_better else "inf"), "epoch": 0})
+        ray_versions.report({search.metric: float("-inf" if search.higher_is_better else "inf"), "epoch": 0})
     finally:
         free_memory()  # the next trial of this process loads an LLM of its own
 
