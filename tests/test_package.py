@@ -55,6 +55,20 @@ def test_the_generator_and_the_llm_need_no_recbole(tmp_path: Path) -> None:
     assert not imported(code, tmp_path, "recbole", "ray")
 
 
+@pytest.mark.slow
+def test_a_missing_recbole_is_one_line_with_the_command(tmp_path: Path) -> None:
+    """On Python 3.12 and later pip cannot install RecBole beside this package by itself."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'recbole' else find(name, *more)\n"
+    )
+    command = [sys.executable, "-m", "recbole_cora.cli", "run", "--model=MF", "--dataset=ml-100k"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "pip install --no-deps recbole==1.2.1" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel and the source distribution, built from this checkout."""
