@@ -90,6 +90,7 @@ def no_folder(entry: Path) -> None:
 DAMAGES = [empty_all, truncate_all, flip_a_bit, remove_one, no_manifest, no_folder]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_damaged_entries_are_made_again_with_a_warning_each(
     toy: Path, caplog: pytest.LogCaptureFixture, model: str
@@ -266,6 +267,7 @@ def test_what_killed_processes_left_is_swept_and_that_of_living_ones_stays(tmp_p
     assert not list(tmp_path.glob(".living*"))
 
 
+@pytest.mark.slow
 def test_each_key_holds_the_versions_of_what_makes_the_entry(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raising a version renews the kinds of entries that depend on it, and no others.
 

@@ -58,6 +58,7 @@ def scores(result: dict[str, Any]) -> pd.DataFrame:
     return pd.read_csv(Path(result["folder"]) / "scores.test.csv", dtype=str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", RUNS)
 def test_a_checkpoint_needs_no_option_again(toy: Path, model: str) -> None:
     """The run's folder alone gives the same scores, even with non-default values for the keys that shape the model."""

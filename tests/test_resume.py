@@ -128,6 +128,7 @@ def test_a_finished_run_leaves_no_states_and_is_not_resumed(toy: Path) -> None:
     assert run("MF", resume="auto")["folder"] != str(folder)
 
 
+@pytest.mark.slow
 def test_max_steps_bounds_a_run_which_can_then_go_further(toy: Path, states_stay: None) -> None:
     """A run that reaches `max_steps` is evaluated and scored. With more steps allowed, its training resumes."""
     result = run("CoRA", max_steps=5)
@@ -231,6 +232,7 @@ def test_a_kill_amid_the_writing_of_a_state_loses_nothing(toy: Path, moment: str
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path, states_stay: None) -> None:
     """A run cut after 7 steps, in its second epoch, is scored. With more steps allowed, it ends as if never cut."""
     short_run = run("CoRA", max_steps=7)
@@ -241,6 +243,7 @@ def test_a_cut_epoch_is_scored_and_can_be_gone_on_with(toy: Path, states_stay: N
     assert short_run["test"] != whole["test"] and again["test"] == whole["test"]
 
 
+@pytest.mark.slow
 def test_a_cut_epoch_is_scored_though_the_run_was_pulled_out_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Power fails after step 7, the last, when the state is saved but not yet evaluated: resuming evaluates it."""
     short_run = run("CoRA", max_steps=7)

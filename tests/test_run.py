@@ -58,6 +58,7 @@ def test_an_encoder_of_other_data_is_refused(toy: Path) -> None:
         recbole_cora.run(model="CoRA", dataset="other", options={**TINY, "cf_checkpoint": encoder_run["folder"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -77,6 +78,7 @@ def test_cora_runs_in_every_way(toy: Path, options: dict[str, Any]) -> None:
     assert result["llm_dtype"] == options.get("dtype", "float32")
 
 
+@pytest.mark.slow
 def test_ways_that_compute_the_same_train_the_same(toy: Path) -> None:
     """Recomputing activations, splitting batches and reading few tokens at once do not change the scores."""
     exact = {**TINY, "generator_dropout": 0.0, "cf_dropout": 0.0, "delta_dropout": 0.0}
