@@ -96,6 +96,16 @@ def test_a_bit_of_the_weights_is_enough(tmp_path: Path, dtype: torch.dtype) -> N
         checkpoint.load(path, nn.Linear(3, 2, dtype=dtype), IDENTITY)
 
 
+def test_a_single_number_may_have_any_stride(tmp_path: Path) -> None:
+    """scikit-learn's intercept may be a slice of a larger array: one number with the stride of the whole."""
+    model = nn.Linear(1, 1).double()
+    model.bias.data = torch.as_strided(torch.arange(20, dtype=torch.float64), (1,), (10,))
+    checkpoint.save(tmp_path / "one.safetensors", model, {})
+    other = nn.Linear(1, 1).double()
+    checkpoint.load(tmp_path / "one.safetensors", other, {})
+    assert torch.equal(other.bias, model.bias)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     """The model then keeps its weights. An infinite buffer, such as a mask, is not a weight and is accepted."""
