@@ -256,7 +256,7 @@ def refuse_pickled_vectors() -> None:
     module.np = _PatchedModule(np, load=_saved_array)
 
 
-def _saved_array(path: str | Path, **_: object) -> np.ndarray:
+def _saved_array(path: str | Path, **_: object) -> np.ndarray[Any, Any]:
     try:
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:

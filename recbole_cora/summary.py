@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recbole_cora.files import write_whole
 
@@ -89,7 +90,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def write_scores(
-    path: Path, users: Iterable[str], items: Iterable[str], labels: np.ndarray, scores: np.ndarray, *, logits: bool
+    path: Path,
+    users: Iterable[str],
+    items: Iterable[str],
+    labels: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    *,
+    logits: bool,
 ) -> None:
     """Write a CSV file of scored rows, in order: user, item, label, and the model's logit or probability."""
 

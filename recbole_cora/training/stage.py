@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.dataset import Dataset
@@ -174,7 +175,7 @@ class Stage:
 
     def score(
         self, split: str, predict: Callable[[Interaction], torch.Tensor] | None = None, title: str = ""
-    ) -> np.ndarray:
+    ) -> NDArray[np.float32]:
         """Return the model's scores [N] of a split's rows: the same rows, in the same order, as `rows` yields.
 
         Args:
@@ -197,7 +198,7 @@ class Stage:
         return torch.cat(scores).numpy()
 
     def metrics(
-        self, split: str, scores: np.ndarray, chosen: np.ndarray | None = None, *, logits: bool | None = None
+        self, split: str, scores: NDArray[np.float32], chosen: np.ndarray | None = None, *, logits: bool | None = None
     ) -> Metrics:
         """Return AUC, UAUC and LogLoss of scores [N] of the rows of a split.
 
