@@ -198,7 +198,12 @@ class Stage:
         return torch.cat(scores).numpy()
 
     def metrics(
-        self, split: str, scores: NDArray[np.float32], chosen: np.ndarray | None = None, *, logits: bool | None = None
+        self,
+        split: str,
+        scores: NDArray[np.float32],
+        chosen: NDArray[np.bool_] | None = None,
+        *,
+        logits: bool | None = None,
     ) -> Metrics:
         """Return AUC, UAUC and LogLoss of scores [N] of the rows of a split.
 
