@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recbole_cora import metrics, repairs
 from recbole_cora.cf.evidence import leave_out, out_of_fold_scores
-from recbole_cora.cf.pair_features import averages, colikes, random_folds
+from recbole_cora.cf.pair_features import _words, averages, colikes, random_folds
 from recbole_cora.data.protocol import histories
 from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
@@ -163,3 +164,11 @@ def test_lgcn_forgets_what_it_propagated_when_other_weights_are_loaded(config: C
     first, second = one.score("test"), two.score("test")
     one.model.load_state_dict(two.model.state_dict())
     assert not np.array_equal(first, second) and np.array_equal(one.score("test"), second)
+
+
+def test_words_are_numbered_in_order_of_appearance() -> None:
+    """In a set their order would depend on Python's hash seed, and so would the last bits of sums."""
+    texts = [" ".join(f"w{n}" for n in range(40)), "w39 new w0 w0"]
+    words = _words(SimpleNamespace(item_text=texts)).toarray()  # type: ignore[arg-type]
+    assert words.shape == (2, 41) and words[0, :40].all() and not words[0, 40]
+    assert words[1].nonzero()[0].tolist() == [0, 39, 40]
