@@ -79,7 +79,7 @@ def test_a_control_token_of_the_template_keeps_its_meaning(tokenizer: Any) -> No
 
 
 def test_a_long_prompt_loses_its_oldest_history_and_never_the_question(tokenizer: Any) -> None:
-    """At any limit, the prompt keeps the whole question and as many of the latest titles as fit."""
+    """The prompt keeps the whole question and as many of the latest titles as fit, at any limit."""
     titles = [f"Film number {n}" for n in range(10)]
     whole = PromptEncoder(tokenizer, load_template("movies"), 4096)
     full = len(whole.encode(titles, "Heat"))

@@ -146,10 +146,10 @@ class ItemTable:
         names = ["item_id", "title"]
         for column in columns:
             name = "_".join(column.replace(":", " ").split()).lower() or "unnamed"
-            number = len(names)
-            while name in names:
-                name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
-            names.append(name)
+            unique, number = name, len(names)
+            while unique in names:
+                unique, number = f"{name}_{number}", number + 1
+            names.append(unique)
         self._names = names[1:]
         self._rows: dict[str, list[str]] = {}
 
