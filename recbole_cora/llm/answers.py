@@ -35,5 +35,5 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, str], prompt_end: str = QU
         attempts += [tokenizer.convert_ids_to_tokens(tail) for tail in tails]
     raise LLMError(
         f"the answers {answers[0]!r} and {answers[1]!r} are not two different single tokens of this LLM after "
-        f"{prompt_end[-30:]!r}: {attempts}; use another LLM or another template"
+        f"{prompt_end[-30:]!r}: {attempts}; choose other answers, another template or another LLM"
     )

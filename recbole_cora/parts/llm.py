@@ -110,7 +110,8 @@ def ready_prompts(config: CoraConfig, ratings: Ratings, llm: FrozenLLM, codes: F
         features = Features(*(encoder.slot * count for count in slots))
     return RowPrompts(
         ratings, encoder, config["history_items"], Path(config["cache_dir"]) / "tokens",
-        questions=weights_on(config) == "question", features=features,
+        questions=weights_on(config) == "question" or getattr(config.model_class, "reads_base_llm", False),
+        features=features,
         show_titles=config["show_titles"], show_progress=config.show_progress,
     )  # fmt: skip
 
