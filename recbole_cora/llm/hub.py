@@ -114,7 +114,7 @@ def _tokenizer(source: str, is_folder: bool, **options: Any) -> Any:
 
 
 def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Read a GGUF file, of any quantisation, as a model with ordinary weights in `dtype`, and its tokenizer, both as `save` takes them.
+    """Read a GGUF file of any quantisation as a model with ordinary weights, which `save` takes, and a tokenizer.
 
     Raises:
         LLMError: gguf is not installed; the file is damaged, of a family that `transformers` cannot read, without a
@@ -135,7 +135,9 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
     except LLMError:
         raise
-    except Exception as error:  # gguf, tokenizers and numpy each raise their own on a damaged file
+    except BaseException as error:  # gguf, tokenizers and numpy each raise their own on a damaged file
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # tokenizers' in Rust
+            raise
         raise LLMError(
             f"cannot read the GGUF file '{path}': {line_of(error)}; expected a whole file of a family that "
             f"transformers {transformers.__version__} can read"

@@ -59,7 +59,7 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
     llm.recompute = bool(config["gradient_checkpointing"])
     llm.batch_tokens = config["llm_batch_tokens"] or llm.batch_tokens
     llm.prefixes.limit_bytes = (config["prefix_cache_mb"] or 0) * 2**20
-    log.info(f"{path}: {llm.dtype}, {llm.reading}, at most {llm.batch_tokens:,} tokens at once")
+    log.info(f"{config['llm']}: {llm.dtype}, {llm.reading}, at most {llm.batch_tokens:,} tokens at once")
     if llm.max_tokens < 64:
         raise LLMError(f"{path} reads {llm.max_tokens} tokens; a prompt needs at least 64")
     return llm
