@@ -22,7 +22,7 @@ from recbole_cora.llm.answers import QUESTION, answer_tokens
 from recbole_cora.llm.conditioning import NOTHING, Conditioning
 from recbole_cora.llm.families import decoder_blocks
 from recbole_cora.llm.fingerprint import fingerprint
-from recbole_cora.llm.grouping import common_beginning, consecutive, groups, prefix_key
+from recbole_cora.llm.grouping import consecutive, groups, prefix_key
 from recbole_cora.llm.packed import Packing, pruned, recorded
 from recbole_cora.llm.prefix import Prefix, PrefixCache
 from recbole_cora.llm.reading import PADDED, Reading, alike, fastest_reading
@@ -293,17 +293,13 @@ class FrozenLLM(nn.Module):
         states = {key: prefix for key in keys if (prefix := self.prefixes.get(key)) is not None}
         missing = {key: ids for key, ids in zip(keys, prefixes, strict=True) if key not in states}
         names, texts = list(missing), list(missing.values())
-        stem = common_beginning(texts)  # at least the template's text before the history
-        before = self._read_prefixes([stem]) if stem else []
-        texts = [ids[len(stem) :] for ids in texts]
         for group in consecutive(range(len(texts)), lambda g: sum(len(texts[n]) for n in g) <= self.batch_tokens):
             batch = [texts[n] for n in group]
-            packing = Packing.of(batch, self.device, prefixes=tuple(before * len(batch)))
+            packing = Packing.of(batch, self.device)
             blocks = recorded(self.blocks[-1], partial(self._forward, batch), packing)
             pieces = zip(*(block.split(packing.lengths, dim=2) for block in blocks), strict=True)
             for n, layers in zip(group, pieces, strict=True):
-                parts = zip(*before, layers, strict=True)
-                states[names[n]] = tuple(torch.cat(part, dim=2) for part in parts)  # a copy, also without a stem
+                states[names[n]] = tuple(layer.clone() for layer in layers)
                 self.prefixes.offer(names[n], states[names[n]])
         self.prefixes.latest = states
         return [states[key] for key in keys]

@@ -54,21 +54,6 @@ def consecutive(order: Sequence[int], fits: Callable[[list[int]], bool]) -> Iter
         yield group
 
 
-def common_beginning(texts: Sequence[Sequence[int]], least: int = 16) -> Sequence[int]:
-    """Return the tokens that all texts begin with, leaving each at least one more.
-
-    Returns:
-        The common tokens; none for a single text, or if they are fewer than `least`: reading them apart would cost more
-        than it saves.
-    """
-    if len(texts) < 2:
-        return []
-    first, last = min(map(list, texts)), max(map(list, texts))  # all others lie between them
-    most = min(map(len, texts)) - 1
-    length = next((n for n in range(most) if first[n] != last[n]), most)
-    return first[:length] if length >= least else []
-
-
 def prefix_key(ids: Sequence[int]) -> bytes:
     """Return the token ids as bytes, to look up a prefix by."""
     return np.asarray(ids, dtype=np.int32).tobytes()
