@@ -217,8 +217,9 @@ def test_a_search_that_learns_is_ended_by_ctrl_c_and_completed(toy: Path) -> Non
     while driver.poll() is None and sum(record["status"] != "running" for record in records(out)) < 2:
         time.sleep(0.05)
     driver.send_signal(signal.SIGINT)
-    message = driver.communicate()[1].splitlines()[-1]
-    assert driver.returncode == 130 and "resume the search with tune --resume=" in message
+    errors = driver.communicate()[1]
+    assert driver.returncode == 130, errors[-4000:]
+    assert "resume the search with tune --resume=" in errors.splitlines()[-1]
     ended_trials = {record["name"]: record for record in records(out) if record["status"] in DONE}
     assert len(ended_trials) >= 2
     again = subprocess.run([*COMMAND, f"--resume={out}", "--num_samples=7"], capture_output=True, text=True)
