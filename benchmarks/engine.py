@@ -1,6 +1,6 @@
 """Measure what per-pair weights cost in scoring, training and ranking, compared with other methods.
 
-    python benchmarks/engine.py [--preset=tiny|cpu|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
+    python benchmarks/engine.py [--preset=tiny|cpu|smollm2|wide|7b] [--device=cpu|cuda] [--rounds=7] [--out=FILE.json]
 
 A Llama with random weights reads random prompts of 60 to 194 tokens in batches of 16 (7b: 64). Each round times every
 way once, so that a slow moment of the machine affects all of them. A ratio is the median over rounds of (this way / the

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the Llama, and of the generator: hidden, blocks, feed-forward."""
+    """Sizes of the Llama, and of the generator: hidden, blocks, feed-forward. kv_heads: None means as many as heads."""
 
     d: int
     layers: int
@@ -36,11 +36,13 @@ class Preset:
     intermediate: int
     vocab: int
     generator: tuple[int, int, int]
+    kv_heads: int | None = None
 
 
 PRESETS = {
     "tiny": Preset(d=128, layers=2, heads=4, intermediate=344, vocab=4000, generator=(128, 2, 256)),
     "cpu": Preset(d=512, layers=8, heads=8, intermediate=1376, vocab=32000, generator=(512, 8, 3072)),
+    "smollm2": Preset(d=576, layers=30, heads=9, intermediate=1536, vocab=49152, generator=(512, 8, 3072), kv_heads=3),
     "wide": Preset(d=2048, layers=3, heads=16, intermediate=5504, vocab=8000, generator=(512, 8, 3072)),
     "7b": Preset(d=4096, layers=32, heads=32, intermediate=11008, vocab=32000, generator=(512, 8, 3072)),
 }
@@ -64,7 +66,7 @@ class Ways:
         torch.manual_seed(0)
         config = transformers.LlamaConfig(
             vocab_size=sizes.vocab, hidden_size=sizes.d, num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads, num_key_value_heads=sizes.heads,
+            num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads or sizes.heads,
             intermediate_size=sizes.intermediate, max_position_embeddings=1024, attn_implementation="sdpa",
         )  # fmt: skip
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16

@@ -119,9 +119,12 @@ def _train(stage: Stage, folder: Path, on_valid: Callable[[int, Metrics], None] 
 
 
 def _splits_to_score(stage: Stage, test: bool) -> tuple[str, ...]:
-    """Return the splits to score: valid and test; without `test`, valid if the training has not evaluated it."""
+    """Return the splits to score: valid and test; without `test`, valid if the training has not evaluated it.
+
+    With `score_valid: False`, a run that scores the test rows leaves the valid rows out.
+    """
     if test:
-        return ("valid", "test")
+        return ("valid", "test") if stage.config["score_valid"] else ("test",)
     metric = stage.config["valid_metric"].lower()
     return () if any(metric in epoch for epoch in stage.curve) else ("valid",)
 

@@ -67,15 +67,13 @@ def machine() -> str:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Return a run's table: its valid and test metrics, and the references' metrics on the test rows.
+    """Return a run's table: its valid (if scored) and test metrics, and the references' metrics on the test rows.
 
     Args:
         result: the content of `result.json`.
     """
-    lines: list[tuple[str, Metrics]] = [
-        ("valid", result["valid"]),
-        (f"test {result['model']}", result["test"]),
-    ]
+    lines: list[tuple[str, Metrics]] = [("valid", result["valid"])] if "valid" in result else []
+    lines.append((f"test {result['model']}", result["test"]))
     names = {"cf_encoder": f"test {result.get('cf_encoder')} (its encoder)", "llm_only": "test LLM, prompt only"}
     lines += [(names[key], metrics) for key, metrics in result.get("reference", {}).items()]
     width = max(len(name) for name, _ in lines)

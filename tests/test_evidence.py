@@ -11,7 +11,17 @@ import pytest
 
 from recbole_cora import metrics, repairs
 from recbole_cora.cf.evidence import leave_out, out_of_fold_scores
-from recbole_cora.cf.pair_features import _words, averages, colikes, random_folds
+from recbole_cora.cf.pair_features import (
+    CoLikes,
+    MeanLabels,
+    Pairs,
+    Taste,
+    _words,
+    averages,
+    colikes,
+    random_folds,
+    taste,
+)
 from recbole_cora.data.protocol import histories
 from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.registry import model_class
@@ -74,6 +84,40 @@ def test_averages_are_smoothed_means_of_the_other_parts(ratings: Ratings) -> Non
     swapped[[one, other]] = label[[other, one]]  # keeps the global mean
     after = averages(replace(ratings, label=swapped), len(rows), seed=1)
     assert np.array_equal(averages(ratings, len(rows), seed=1)[one], after[one])
+
+
+def test_any_pair_can_be_asked_about(ratings: Ratings) -> None:
+    """Fitted on the train rows, each feature answers about pairs without a row, as it does about test rows."""
+    train_rows, test_rows = ratings.rows("train"), ratings.rows("test")
+    means, likes, tastes = MeanLabels.fit(ratings, train_rows), CoLikes.fit(ratings), Taste.fit(ratings, train_rows)
+    pairs = Pairs.of(ratings, test_rows)
+    assert np.array_equal(means.of(pairs), averages(ratings, 4, seed=1)[test_rows])
+    assert np.array_equal(likes.of(pairs, 3), colikes(ratings, 3)[test_rows])
+    assert np.array_equal(tastes.of(pairs), taste(ratings, 4, seed=1)[test_rows])
+    rated = set(zip(ratings.user.tolist(), ratings.item.tolist(), strict=True))
+    items = range(len(ratings.item_tokens))
+    user, item = next((u, i) for u in range(5) for i in items if (u, i) not in rated)
+    liked = np.array([j for j in items if j != item and not likes.likes[user, j]][:3])
+    new = Pairs(np.array([user]), np.array([item]), liked, np.array([0]), np.array([3]))
+    n = likes.common_likers.toarray()
+    cosines = [n[item, j] / np.sqrt((n[item, item] + 5) * (n[j, j] + 5)) for j in liked]
+    assert likes.of(new, 3)[0] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert means.of(new)[0].tolist() == pytest.approx([means.by_user[user], means.by_item[item]])
+
+
+def test_taste_is_the_smoothed_mean_excess_over_the_items_words(ratings: Ratings) -> None:
+    """The values equal sums by hand over each user's train rows; an item without words gets 0."""
+    rows = ratings.rows("train")
+    by_item = MeanLabels.fit(ratings, rows).by_item
+    words = [set(text.split()) for text in ratings.item_text]
+    values = Taste.fit(ratings, rows).of(Pairs.of(ratings, ratings.rows("test")))
+    for value, row in zip(values, ratings.rows("test"), strict=True):
+        likings = []
+        for word in words[ratings.item[row]]:
+            of_user = [r for r in rows if ratings.user[r] == ratings.user[row] and word in words[ratings.item[r]]]
+            excess = [ratings.label[r] - by_item[ratings.item[r]] for r in of_user]
+            likings.append(sum(excess) / (len(excess) + 5))
+        assert value == pytest.approx(np.mean(likings) if likings else 0.0, abs=1e-6)
 
 
 def test_an_out_of_fold_score_does_not_see_the_rows_own_label(config: CoraConfig, ratings: Ratings) -> None:

@@ -11,6 +11,7 @@ import pytest
 import recbole_cora
 from recbole_cora.errors import CheckpointError, SettingError
 from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.summary import summary
 from tests.conftest import write_toy
 
 SMALL: dict[str, Any] = {"epochs": 2, "show_progress": False, "seed": 3}
@@ -112,3 +113,12 @@ def test_prompts_are_tokenised_once(toy: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not encoded_rows
     recbole_cora.run(model="CoRA", dataset="toy", options={**TINY, "template": "books"})
     assert sum(encoded_rows) == 240
+
+
+def test_the_end_of_a_run_may_leave_out_the_valid_rows(toy: Path) -> None:
+    """Without `score_valid` the result and its summary have no valid metrics, and the test metrics are the same."""
+    whole = recbole_cora.run(model="MF", dataset="toy", options=SMALL)
+    short = recbole_cora.run(model="MF", dataset="toy", options={**SMALL, "score_valid": False})
+    assert "valid" in whole and "valid" not in short
+    assert short["test"] == whole["test"] and short["curve"] == whole["curve"]
+    assert [line.split()[0] for line in summary(short).splitlines()[2:]] == ["test"]

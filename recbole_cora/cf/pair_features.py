@@ -1,17 +1,19 @@
-"""Features of a row's (user, item) pair that need no model.
+"""Features of (user, item) pairs that need no model.
 
-They are mean labels, counts, and measures of how the item relates to the user's history and taste.
+They are mean labels, counts, and measures of how the item relates to the user's history and taste. Those that learn
+from labels are fitted on train rows and then asked about any pairs: `MeanLabels`, `CoLikes`, `Taste`.
 
-No feature depends on the row's own label, beyond its share of one in all rows in the global mean. So each means the
-same on train, valid and test rows. On train rows, features that use labels are out-of-fold, except co-liking, which
-leaves out the row's own user.
+No feature of a row depends on the row's own label, beyond its share of one in all rows in the global mean. So each
+means the same on train, valid and test rows. Train rows are asked out of fold: the features are fitted without the
+row's fold. Co-liking leaves out the pair's own user instead.
 
-Legend: R rows, P pairs of a row and one of its history items.
+Legend: R rows, P pairs, H pairs of an asked pair and one of its history items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,42 +28,145 @@ Indices = NDArray[np.int64]
 _SMOOTHING = 5.0
 
 
-def averages(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
-    """Return the mean train label of each row's user, and of its item: [R, 2], out of fold for train rows.
+class Pairs(NamedTuple):
+    """P pairs of a user and an item, each with the items that the user liked before.
+
+    user, item: codes [P].
+    liked: item codes; the history of pair `p`, oldest first, is `liked[history_start[p]:history_end[p]]`.
+    """
+
+    user: Indices
+    item: Indices
+    liked: Indices
+    history_start: Indices
+    history_end: Indices
+
+    @classmethod
+    def of(cls, ratings: Ratings, rows: Indices | slice = slice(None)) -> Pairs:
+        """Return the pairs of some rows; by default of all."""
+        columns = (ratings.user, ratings.item, ratings.liked, ratings.history_start, ratings.history_end)
+        user, item, liked, start, end = columns
+        return cls(user[rows], item[rows], liked, start[rows], end[rows])
+
+
+@dataclass(frozen=True)
+class MeanLabels:
+    """The mean train label of each user [users] and of each item [items].
 
     Each mean is smoothed by 5 rows of the global mean, so a user or item without train rows gets the global mean.
     """
-    global_mean = _mean_train_label(ratings)
+
+    by_user: NDArray[np.float64]
+    by_item: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, ratings: Ratings, train_rows: Indices) -> MeanLabels:
+        """Return the means over some of the train rows."""
+        label, global_mean = ratings.label[train_rows], _mean_train_label(ratings)
+        by_user = _smoothed_means(ratings.user[train_rows], label, len(ratings.user_tokens), global_mean)
+        by_item = _smoothed_means(ratings.item[train_rows], label, len(ratings.item_tokens), global_mean)
+        return cls(by_user, by_item)
+
+    def of(self, pairs: Pairs) -> NDArray[np.float32]:
+        """Return the means of each pair's user and item: [P, 2]."""
+        return np.column_stack([self.by_user[pairs.user], self.by_item[pairs.item]]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CoLikes:
+    """Who liked what in the train rows.
+
+    likes: 1 where a user liked an item [users, items].
+    common_likers: number of users who liked both items [items, items].
+    """
+
+    likes: sp.csr_matrix
+    common_likers: sp.csr_matrix
+
+    @classmethod
+    def fit(cls, ratings: Ratings) -> CoLikes:
+        """Return the likes of the train rows."""
+        train_rows = ratings.rows("train")
+        liked_rows = train_rows[ratings.label[train_rows] > 0.5]
+        shape = len(ratings.user_tokens), len(ratings.item_tokens)
+        entries = ratings.user[liked_rows], ratings.item[liked_rows]
+        likes = sp.csr_matrix((np.ones(len(liked_rows)), entries), shape=shape)
+        likes.data[:] = 1.0  # a pair that is rated twice counts once
+        return cls(likes, (likes.T @ likes).tocsr())
+
+    def of(self, pairs: Pairs, history_items: int) -> NDArray[np.float32]:
+        """Return the mean cosine of each pair's item i with its last `history_items` liked items j: [P].
+
+        cosine(i, j) = n_ij / sqrt((n_i + 5) (n_j + 5)), where n_i users liked i in a train row, and n_ij liked both i
+        and j. The pair's own user is not counted. A pair without history gets 0.
+        """
+        likers = self.common_likers.diagonal()
+        pair, i, j, length = _history_pairs(pairs, history_items)
+        user = pairs.user[pair]
+        user_likes_i, user_likes_j = _entries(self.likes, user, i), _entries(self.likes, user, j)
+        n_ij = _entries(self.common_likers, i, j) - user_likes_i * user_likes_j
+        n_i, n_j = likers[i] - user_likes_i, likers[j] - user_likes_j
+        cosine = n_ij / np.sqrt((n_i + _SMOOTHING) * (n_j + _SMOOTHING))
+        return _mean_by_pair(cosine, pair, length)
+
+
+@dataclass(frozen=True)
+class Taste:
+    """How much each user likes words, such as genres, of the `.item` file without the title.
+
+    It is the mean of (label - mean label of the item) over the user's train rows whose item has the word, smoothed by 5
+    rows of 0. Only words of items that a user has rated are stored, so memory grows with the rows.
+
+    Attributes:
+        words: which words each item has [items, words], 1 or 0.
+        known: `user * words + word` of each stored liking, in ascending order.
+        liking: the likings.
+    """
+
+    words: sp.csr_matrix
+    known: Indices
+    liking: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, ratings: Ratings, train_rows: Indices, words: sp.csr_matrix | None = None) -> Taste:
+        """Return the tastes in some of the train rows. `words` are the items' words, if they have been made already."""
+        words = _words(ratings) if words is None else words
+        user, item, label = (column[train_rows] for column in (ratings.user, ratings.item, ratings.label))
+        excess = label - _smoothed_means(item, label, len(ratings.item_tokens), _mean_train_label(ratings))[item]
+        row, key = _user_words(words, user, item)
+        known, place = np.unique(key, return_inverse=True)
+        total, count = np.bincount(place, excess[row], len(known)), np.bincount(place, minlength=len(known))
+        return cls(words, known, total / (count + _SMOOTHING))
+
+    def of(self, pairs: Pairs) -> NDArray[np.float32]:
+        """Return the mean liking over the words of each pair's item: [P]; 0 if the item has none."""
+        pair, key = _user_words(self.words, pairs.user, pairs.item)
+        place = np.minimum(np.searchsorted(self.known, key), max(len(self.known) - 1, 0))
+        liking = np.where(self.known[place] == key, self.liking[place], 0.0) if len(self.known) else np.zeros(len(key))
+        total = np.bincount(pair, liking, len(pairs.user))
+        return (total / np.maximum(np.diff(self.words.indptr)[pairs.item], 1)).astype(np.float32)
+
+
+def averages(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
+    """Return the mean train label of each row's user, and of its item: [R, 2], out of fold for train rows."""
     means = np.empty((len(ratings), 2), dtype=np.float32)
     for train_rows, rows in _out_of_fold(ratings, folds, seed):
-        for column, ids in enumerate((ratings.user, ratings.item)):
-            mean_by_id = _smoothed_means(ids[train_rows], ratings.label[train_rows], int(ids.max()) + 1, global_mean)
-            means[rows, column] = mean_by_id[ids[rows]]
+        means[rows] = MeanLabels.fit(ratings, train_rows).of(Pairs.of(ratings, rows))
     return means
 
 
 def colikes(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
-    """Return the mean cosine of each row's item i with its last `history_items` liked items j: [R]; 0 without history.
+    """Return the co-liking of each row's item with its last `history_items` liked items: [R] (see `CoLikes.of`)."""
+    return CoLikes.fit(ratings).of(Pairs.of(ratings), history_items)
 
-    cosine(i, j) = n_ij / sqrt((n_i + 5) (n_j + 5)), where n_i users liked i in a train row, and n_ij liked both i and
-    j. The row's own user is not counted.
-    """
-    train_rows = ratings.rows("train")
-    liked_rows = train_rows[ratings.label[train_rows] > 0.5]
-    shape = len(ratings.user_tokens), len(ratings.item_tokens)
-    pairs = ratings.user[liked_rows], ratings.item[liked_rows]
-    likes = sp.csr_matrix((np.ones(len(liked_rows)), pairs), shape=shape)  # [users, items]
-    likes.data[:] = 1.0  # a pair that is rated twice counts once
-    common_likers = (likes.T @ likes).tocsr()  # [items, items]
-    likers = common_likers.diagonal()
 
-    row, i, j, length = _history_pairs(ratings, history_items)
-    user = ratings.user[row]
-    user_likes_i, user_likes_j = _entries(likes, user, i), _entries(likes, user, j)
-    n_ij = _entries(common_likers, i, j) - user_likes_i * user_likes_j
-    n_i, n_j = likers[i] - user_likes_i, likers[j] - user_likes_j
-    cosine = n_ij / np.sqrt((n_i + _SMOOTHING) * (n_j + _SMOOTHING))
-    return _mean_by_row(cosine, row, length)
+def taste(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
+    """Return how much each row's user likes the words of its item: [R], out of fold for train rows."""
+    words = _words(ratings)
+    values = np.empty(len(ratings), dtype=np.float32)
+    for train_rows, rows in _out_of_fold(ratings, folds, seed):
+        values[rows] = Taste.fit(ratings, train_rows, words).of(Pairs.of(ratings, rows))
+    return values
 
 
 def counts(ratings: Ratings) -> NDArray[np.float32]:
@@ -80,30 +185,6 @@ def counts(ratings: Ratings) -> NDArray[np.float32]:
     return np.log1p(np.column_stack([*other_rows, history_items])).astype(np.float32)
 
 
-def taste(ratings: Ratings, folds: int, seed: int) -> NDArray[np.float32]:
-    """Return how much each row's user likes the words of its item: [R], out of fold for train rows.
-
-    Words are those of the `.item` file without the title (genres, year). How much a user likes a word is the mean of
-    (label - mean label of the item) over the user's train rows whose item has the word, smoothed by 5 rows of 0. A row
-    gets the mean over the words of its item, or 0 if the item has none.
-    """
-    words = _words(ratings)
-    words_of_item = np.maximum(np.asarray(words.sum(axis=1)).reshape(-1), 1)  # [items]
-    global_mean = _mean_train_label(ratings)
-    shape = len(ratings.user_tokens), len(ratings.item_tokens)
-    values = np.zeros(len(ratings), dtype=np.float32)
-    for train_rows, rows in _out_of_fold(ratings, folds, seed):
-        user, item, label = (column[train_rows] for column in (ratings.user, ratings.item, ratings.label))
-        excess = label - _smoothed_means(item, label, len(ratings.item_tokens), global_mean)[item]
-        total = (sp.csr_matrix((excess, (user, item)), shape=shape) @ words).toarray()  # [users, words]
-        count = (sp.csr_matrix((np.ones(len(train_rows)), (user, item)), shape=shape) @ words).toarray()
-        liking = total / (count + _SMOOTHING)
-        user, item = ratings.user[rows], ratings.item[rows]
-        total_liking = np.asarray(words[item].multiply(liking[user]).sum(axis=1)).reshape(-1)
-        values[rows] = total_liking / words_of_item[item]
-    return values
-
-
 def overlap(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
     """Return the mean Jaccard overlap of the item's words with those of each last liked item: [R]; 0 without history.
 
@@ -112,10 +193,10 @@ def overlap(ratings: Ratings, history_items: int) -> NDArray[np.float32]:
     """
     words = _words(ratings)
     words_of_item = np.asarray(words.sum(axis=1)).reshape(-1)
-    row, i, j, length = _history_pairs(ratings, history_items)
+    row, i, j, length = _history_pairs(Pairs.of(ratings), history_items)
     common = np.asarray(words[i].multiply(words[j]).sum(axis=1)).reshape(-1)
     jaccard = common / np.maximum(words_of_item[i] + words_of_item[j] - common, 1)
-    return _mean_by_row(jaccard, row, length)
+    return _mean_by_pair(jaccard, row, length)
 
 
 def random_folds(ratings: Ratings, folds: int, seed: int) -> tuple[Indices, Indices]:
@@ -157,31 +238,45 @@ def _words(ratings: Ratings) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(entries)), (rows, columns)), shape=shape)
 
 
-class _HistoryPairs(NamedTuple):
-    """All pairs of a row and one of its history items.
+def _user_words(words: sp.csr_matrix, user: Indices, item: Indices) -> tuple[Indices, Indices]:
+    """Return the index of a pair, and `user * words + word`, for each word of each pair's item."""
+    length = np.diff(words.indptr)[item]
+    pair, place = _ranges(length)
+    word = words.indices[np.repeat(words.indptr[item], length) + place]
+    return pair, user[pair] * np.int64(words.shape[1]) + word
 
-    row, item, history_item: the row, its item, and the history item of each pair [P].
-    length: number of pairs of each row [R].
+
+def _ranges(length: Indices) -> tuple[Indices, Indices]:
+    """Return, for lengths such as [2, 3], the indices [0, 0, 1, 1, 1] and the places [0, 1, 0, 1, 2]."""
+    ends = np.cumsum(length)
+    return np.repeat(np.arange(len(length)), length), np.arange(length.sum()) - np.repeat(ends - length, length)
+
+
+class _HistoryPairs(NamedTuple):
+    """All pairs of an asked pair and one of its history items.
+
+    pair: index of the asked pair [H].
+    item, history_item: its item, and the history item [H].
+    length: number of history items of each asked pair [P].
     """
 
-    row: Indices
+    pair: Indices
     item: Indices
     history_item: Indices
     length: Indices
 
 
-def _history_pairs(ratings: Ratings, last: int) -> _HistoryPairs:
-    """Return the pairs of each row with its `last` history items, or with all if there are fewer."""
-    length = np.minimum(ratings.history_end - ratings.history_start, last)
-    row = np.repeat(np.arange(len(ratings)), length)
-    place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)  # 0, 1, ... in each history
-    history_item = ratings.liked[np.repeat(ratings.history_end - length, length) + place]
-    return _HistoryPairs(row, ratings.item[row], history_item, length)
+def _history_pairs(pairs: Pairs, last: int) -> _HistoryPairs:
+    """Return the pairs of each asked pair with its `last` history items, or with all if there are fewer."""
+    length = np.minimum(pairs.history_end - pairs.history_start, last)
+    pair, place = _ranges(length)
+    history_item = pairs.liked[np.repeat(pairs.history_end - length, length) + place]
+    return _HistoryPairs(pair, pairs.item[pair], history_item, length)
 
 
-def _mean_by_row(values: NDArray[np.float64], row: Indices, length: Indices) -> NDArray[np.float32]:
-    """Return the mean of each row's values: [R]; 0 for a row without any."""
-    total = np.bincount(row, weights=values, minlength=len(length))
+def _mean_by_pair(values: NDArray[np.float64], pair: Indices, length: Indices) -> NDArray[np.float32]:
+    """Return the mean of each pair's values: [P]; 0 for a pair without any."""
+    total = np.bincount(pair, weights=values, minlength=len(length))
     return (total / np.maximum(length, 1)).astype(np.float32)
 
 

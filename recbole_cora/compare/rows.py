@@ -132,7 +132,9 @@ def _row(experiment: Experiment, system: System, runs: Sequence[Run], failed: Ma
         failed={run.seed: failed[run.title] for run in system_runs if run.title in failed},
         missing=[run.seed for run in system_runs if run.seed not in by_seed and run.title not in failed],
         scores={
-            split: {metric: Statistic.over([result[split][metric] for result in results]) for metric in METRICS}
+            split: {
+                metric: Statistic.over([result.get(split, {}).get(metric) for result in results]) for metric in METRICS
+            }
             for split in SPLITS
         },
         cost=_cost(results),

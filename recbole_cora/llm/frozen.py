@@ -56,6 +56,7 @@ class FrozenLLM(nn.Module):
         revision: str | None = None,
         answers: tuple[str, str] = ("Yes", "No"),
         answer_score: str = "difference",
+        prompt_end: str = QUESTION,
     ) -> None:
         super().__init__()
         if answer_score not in ANSWER_SCORES:
@@ -69,7 +70,7 @@ class FrozenLLM(nn.Module):
         self.answer_score = answer_score
         self.hidden_size = int(model.config.hidden_size)
         self.max_tokens = _context_window(model.config, tokenizer)
-        self.answer_ids = answer_tokens(tokenizer, answers)
+        self.answer_ids = answer_tokens(tokenizer, answers, prompt_end)
         self.prefixes = PrefixCache(0)
         self.recompute = False
         # On a CPU, larger rows of a wide model fall out of the caches; smaller rows leave the matrix units idle.
@@ -87,6 +88,7 @@ class FrozenLLM(nn.Module):
         *,
         answers: tuple[str, str] = ("Yes", "No"),
         answer_score: str = "difference",
+        prompt_end: str = QUESTION,
         revision: str | None = None,
         **options: Any,
     ) -> FrozenLLM:
@@ -97,6 +99,7 @@ class FrozenLLM(nn.Module):
             revision: revision of a hub id (a commit, for reproducible results).
             answers: the two answers, the positive one first.
             answer_score: "difference" = logit of Yes minus logit of No; "yes" = logit of Yes alone.
+            prompt_end: the text that every prompt ends with; the answers are the tokens that follow it.
             dtype: float32, bfloat16, float16, or auto: bfloat16 if the device multiplies it natively, else float32.
             quantised: "4bit" or "8bit" weights, by bitsandbytes.
             device: the LLM's device, unless `device_map` is given.
@@ -111,7 +114,7 @@ class FrozenLLM(nn.Module):
             SettingError: an unknown dtype, quantisation or answer score.
         """
         model, tokenizer = hub.load(path, revision=revision, **options)
-        return cls(model, tokenizer, path, revision, answers, answer_score)
+        return cls(model, tokenizer, path, revision, answers, answer_score, prompt_end)
 
     def train(self, mode: bool = True) -> FrozenLLM:
         """Stay in evaluation mode, also when the module that holds the LLM is switched to training."""
@@ -231,6 +234,20 @@ class FrozenLLM(nn.Module):
                 logits = logits + head.bias[rows].float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def answer_probability(self, prompts: Sequence[Sequence[int]]) -> float:
+        """Return the probability that the base LLM's next token is one of the two answers: the mean over N prompts.
+
+        A small value means that the LLM would rather say something else, so its Yes and No say little.
+        """
+        last = self.read(prompts)
+        head = self.model.get_output_embeddings()
+        with hub.at_hand(head):
+            logits = head(last.to(head.weight.device, head.weight.dtype)).float()  # [N, vocabulary]
+        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        return float(logits.softmax(dim=-1)[:, list(self.answer_ids)].sum(dim=-1).mean())
 
     def _apply_conditioning(
         self,

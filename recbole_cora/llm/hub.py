@@ -10,6 +10,7 @@ import torch
 import transformers
 from accelerate.utils import align_module_device
 from safetensors import SafetensorError
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from recbole_cora.errors import LLMError, SettingError, nearest
@@ -43,13 +44,15 @@ def load(
         LLMError: the LLM is missing, incomplete or not a decoder, or bitsandbytes is not installed.
         SettingError: an unknown dtype or kind of quantisation.
     """
-    spread = device_map is not None
-    kind = _dtype(dtype, torch.device("cuda" if spread and torch.cuda.is_available() else device))
+    kind = dtype_named(dtype, device, device_map)
     folder = Path(path).expanduser()
     source = str(folder) if folder.is_dir() else path
     if not folder.is_dir() and path.startswith((".", "/", "~")):
         raise LLMError(f"no LLM folder '{path}'; expected a Hugging Face folder or a hub id such as Qwen/Qwen2-0.5B")
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if folder.suffix.lower() == ".gguf":
+        model, tokenizer = read_gguf(folder, kind)
+        return model.to(device), tokenizer
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)
     except FAILURES as error:
@@ -110,6 +113,58 @@ def _tokenizer(source: str, is_folder: bool, **options: Any) -> Any:
     return tokenizer
 
 
+def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Read a GGUF file of any quantisation as a model with ordinary weights, which `save` takes, and a tokenizer.
+
+    Raises:
+        LLMError: gguf is not installed; the file is damaged, of a family that `transformers` cannot read, without a
+            tokenizer, or lacks weights.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise LLMError("a GGUF file needs the package gguf; install it: pip install 'recbole-cora[gguf]'") from None
+    if not path.is_file():
+        raise LLMError(f"no file '{path}'; expected a GGUF file")
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    try:
+        metadata = GGUFReader(path).fields
+        if "tokenizer.ggml.tokens" not in metadata:
+            raise LLMError(f"the GGUF file '{path}' has no tokenizer; expected one with tokenizer.ggml.tokens")
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**source)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
+    except LLMError:
+        raise
+    except BaseException as error:  # gguf, tokenizers and numpy each raise their own on a damaged file
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # tokenizers' in Rust
+            raise
+        raise LLMError(
+            f"cannot read the GGUF file '{path}': {line_of(error)}; expected a whole file of a family that "
+            f"transformers {transformers.__version__} can read"
+        ) from None
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise LLMError(f"'{path}' lacks {len(missing)} weights, such as {missing[0]}; expected a complete causal LM")
+    begins = metadata.get("tokenizer.ggml.add_bos_token")
+    if begins is not None:
+        _set_bos(tokenizer, bool(begins.contents()))
+    # The weights are ordinary now; with these marks, save_pretrained would refuse to write them.
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    return model, tokenizer
+
+
+def _set_bos(tokenizer: Any, wanted: bool) -> None:
+    """Let the tokenizer put its begin-of-text token before a text, or not: as the GGUF file says, not its class."""
+    bos = tokenizer.bos_token
+    if bos is None or (tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]) == wanted:
+        return
+    special = [(bos, tokenizer.bos_token_id)]
+    single, pair = (f"{bos} $A", f"{bos} $A $B") if wanted else ("$A", "$A $B")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=special)
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer as an ordinary Hugging Face folder. Raises OSError if they cannot be written."""
     try:
@@ -121,13 +176,21 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         raise
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of that name; auto means bfloat16 if the device multiplies it natively, else float32."""
+def dtype_named(name: str, device: str | torch.device, device_map: Any = None) -> torch.dtype:
+    """Return the dtype of that name; auto means bfloat16 if the device multiplies it natively, else float32.
+
+    Args:
+        device: the LLM's device, unless a `device_map` spreads it over the GPUs.
+
+    Raises:
+        SettingError: there is no dtype of that name.
+    """
+    spread = device_map is not None and torch.cuda.is_available()
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
         raise SettingError(f"dtype '{name}'{nearest(name, DTYPES)}: expected auto, {', '.join(DTYPES)}")
-    return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
+    return torch.bfloat16 if has_bfloat16_units(torch.device("cuda" if spread else device)) else torch.float32
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

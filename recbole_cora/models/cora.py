@@ -78,4 +78,5 @@ class CoRA(GeneralRecommender):
     @torch.no_grad()
     def predict_text_only(self, interaction: Interaction) -> Tensor:
         """Return logits [N] of the frozen LLM on the same prompts, without generated weights."""
-        return self.llm.score(self.prompts.of(interaction[ROW].tolist()))
+        rows = interaction[ROW].tolist()
+        return self.llm.score(self.prompts.of(rows), Conditioning(starts=self.prompts.questions(rows)))

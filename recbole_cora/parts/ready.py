@@ -159,10 +159,13 @@ def _add_tallrec(parts: Parts, config: CoraConfig, ratings: Ratings) -> None:
 
 
 def _add_prompts(parts: Parts, config: CoraConfig, ratings: Ratings) -> None:
-    from recbole_cora.parts.llm import ready_prompts  # here: it imports transformers
+    from recbole_cora.parts.llm import answer_probability, prompt_key, ready_prompts  # here: it imports transformers
 
     assert parts.llm is not None
     parts.prompts = ready_prompts(config, ratings, parts.llm, parts.codes)
+    parts.identity["prompt"] = prompt_key(config, parts.llm)
+    probability = answer_probability(parts.llm, parts.prompts, ratings.rows("test").tolist())
+    parts.summary["answer_probability"] = round(probability, 4)
 
 
 def _tallrec_weights(parts: Parts, config: CoraConfig, ratings: Ratings) -> dict[str, Tensor]:
@@ -171,14 +174,14 @@ def _tallrec_weights(parts: Parts, config: CoraConfig, ratings: Ratings) -> dict
     Raises:
         CheckpointError: `lora_checkpoint` is a run of another model, LLM or dataset.
     """
-    from recbole_cora.parts.llm import ready_prompts  # here: it imports transformers
+    from recbole_cora.parts.llm import prompt_key, ready_prompts  # here: it imports transformers
 
     assert parts.llm is not None
     folder = Path(config["lora_checkpoint"]) if config["lora_checkpoint"] else None
     settings, *_ = with_llm(_tallrec_settings(config, folder))
     tallrec_config = CoraConfig(model_class("TALLRec"), config["dataset"], settings=settings)
     identity = {key: value for key, value in parts.identity.items() if key != "CF encoder"}
-    identity["titles in the prompt"] = True
+    identity |= {"titles in the prompt": True, "prompt": prompt_key(tallrec_config, parts.llm)}
     prompts = ready_prompts(tallrec_config, ratings, parts.llm)
     make = partial(tallrec_config.model_class, llm=parts.llm, prompts=prompts, lora=parts.make_lora)
     stage = ready_stage(

@@ -58,7 +58,8 @@ class PromptEncoder:
         self._with_cut_title = lru_cache(maxsize=1 << 16)(self._cut_title)
         bos = tokenizer.bos_token_id
         first = tokenizer("a")["input_ids"][:1]
-        self._bos = [bos] if bos is not None and first == [bos] else []
+        adds_bos = bos is not None and first == [bos] and not template.is_chat  # a chat template has its own
+        self._bos = [bos] if adds_bos else []
 
     def key(self) -> str:
         """Return a key of the tokenizer, the template, the token limit and the version of this code."""

@@ -51,15 +51,23 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """The fixed text before the history, between the history and the title, and after the title."""
+    """The fixed text before the history, between the history and the title, and after the title.
+
+    Attributes:
+        is_chat: the text is in the form of a tokenizer's chat template, with the begin-of-text token that belongs there
+            (see `chat.in_chat`).
+    """
 
     before: str
     between: str
     after: str
+    is_chat: bool = False
 
     @classmethod
     def parse(cls, text: str, name: str = "template") -> Template:
-        """Split `text` at its two slots. Trailing white space is dropped: the answer follows the last character.
+        """Split `text` at its two slots. A line break that ends it is the end of the file's last line and is dropped.
+
+        All other white space is kept, because the answer follows the last character.
 
         Raises:
             SettingError: a slot is missing, repeated, or in the wrong order.
@@ -71,7 +79,7 @@ class Template:
         if "{title}" not in rest:
             raise SettingError(f"{name} has {{title}} before {{history}}; expected {{history}} first")
         between, after = rest.split("{title}")
-        return cls(before, between, after.rstrip())
+        return cls(before, between, after.removesuffix("\n").removesuffix("\r"))
 
     def prompt(self, history: Sequence[str] | None, title: str | None, user: str = "", item: str = "") -> Prompt:
         """Return the prompt for these words, unchanged; the arguments are the fields of `PromptWords`."""

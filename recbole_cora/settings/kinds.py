@@ -41,6 +41,8 @@ class Setting:
         letters: the only letters that a text may use, each at most once.
         word: a special text, such as `auto`, that is allowed in addition to values of `kind`.
         shapes_results: False for a setting that changes neither weights nor scores: paths, logging, how work is split.
+        neutral: the value with which a run equals one from before the setting existed; it is left out of content keys,
+            so that finished runs keep theirs.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Setting:
     letters: str | None = None
     word: str | None = None
     shapes_results: bool = True
+    neutral: Any = None
 
     def read(self, value: object) -> Any:
         """Return `value`, converted to this setting's type.

@@ -67,11 +67,14 @@ class Training:
     )
     valid_fraction: float = setting(
         1.0,
-        "Share of the valid rows, drawn at random once, that is scored during training; all are scored at the end.",
+        "Share of the valid rows, drawn at random once, that is scored during training.",
         above=0,
         most=1,
     )
     max_steps: int | None = setting(None, "Stop training after this many steps.", least=1)
+    score_valid: bool = setting(
+        True, "Also score all valid rows at the end; False saves their time with a large LLM.", shapes_results=False
+    )
     references: bool = setting(
         True,
         "Also score the test rows with the model's CF encoder alone and, for CoRA, with its LLM alone.",

@@ -22,8 +22,8 @@ class LLM:
 
     llm: str = setting(
         "auto",
-        "Hub id or folder; tiny: a small LLM trained on the spot; auto: Vicuna-7B if a GPU and its weights are "
-        "available, else tiny.",
+        "Hub id, folder or GGUF file; smollm2: SmolLM2-135M-Instruct from an installed package; tiny: a small LLM "
+        "trained on the spot; auto: Vicuna-7B if a GPU and its weights are available, else tiny.",
     )
     llm_revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     dtype: str = setting(
@@ -63,6 +63,12 @@ class LLM:
     template: str | None = setting(
         None, "movies, books, items, or the path of a text file; ~: the dataset's template, else items."
     )
+    chat_template: str = setting(
+        "auto",
+        "on: the prompt is a user's turn in the tokenizer's chat template; off: plain text; auto: on if the tokenizer "
+        "has a chat template.",
+        one_of=("auto", "on", "off"), neutral="auto",
+    )  # fmt: skip
     answer_score: str = setting(
         "difference",
         "difference: the Yes logit minus the No logit; yes: the Yes logit alone, as in the replication.",

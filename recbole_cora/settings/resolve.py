@@ -86,8 +86,13 @@ class Settings(Mapping[str, Any]):
         return bundled_data(self.dataset) or Path(self["data_path"]) / self.dataset
 
     def content(self) -> dict[str, Any]:
-        """Return the settings that shape weights or scores, as JSON-able values."""
-        return {key: self[key] for key in sorted(self.data) if self.shapes_results(key)}
+        """Return the settings that shape weights or scores, as JSON-able values; without those at a neutral value."""
+        return {
+            key: self[key]
+            for key in sorted(self.data)
+            if self.shapes_results(key)
+            and (self.declared[key].neutral is None or self.declared[key].neutral != self[key])
+        }
 
     def package_settings(self) -> dict[str, Any]:
         """Return the settings that this package declares for the model, without RecBole's."""
