@@ -59,7 +59,7 @@ class Progress:
     ) -> None:  # fmt: skip
         self.total, self.done, self.show = total, done, show
         self._title, self._unit, self._breaks, self._remedy, self._clock = title, unit, breaks, remedy, clock
-        self._draws = show and _on_terminal()
+        self._draws = show and draws_bars()
         self._bar = tqdm(
             total=total, initial=done, desc=title, unit=unit, unit_scale=unit == "B", leave=keep, dynamic_ncols=True,
             disable=not self._draws,
@@ -205,6 +205,6 @@ def _number(units: int, unit: str) -> str:
     return f"{units / 1e6:,.1f} MB" if unit == "B" else f"{units:,}"
 
 
-def _on_terminal() -> bool:
-    """Return True if standard error can draw a bar: a terminal, or a notebook, which is none but draws bars too."""
+def draws_bars() -> bool:
+    """Return True if standard error can show a bar: a terminal, or a notebook, which is none but shows bars too."""
     return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel.")

@@ -214,9 +214,9 @@ def test_the_train_loss_of_an_epoch_is_the_mean_of_its_steps(
 
 
 @pytest.mark.slow
-def test_a_redirected_run_has_no_carriage_return(toy: Path) -> None:
+def test_a_redirected_run_has_no_carriage_return(toy: Path, folders: dict[str, Path]) -> None:
     """A run whose standard error is no terminal writes lines only, although it shows its progress."""
-    options = ["--llm=tiny", "--tiny_steps=5", "--tiny_hidden=32", "--tiny_layers=1", "--max_steps=3", "--seed=3"]
+    options = [f"--llm={folders['llama']}", "--max_steps=3", "--seed=3"]
     command = [sys.executable, "-m", "recbole_cora.cli", "run", "--model=CoRA", "--dataset=toy", *options]
     done = subprocess.run(command, capture_output=True, check=True)
     assert b"\r" not in done.stdout + done.stderr and b"train loss" in done.stdout + done.stderr
