@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from recbole_cora.data.ratings import load_ratings
 from recbole_cora.errors import LLMError, SettingError
 from recbole_cora.llm.hub import wrap_tokenizer
 from recbole_cora.llm.tiny import train_tokenizer
+from recbole_cora.prompts import rows as rows_module
 from recbole_cora.prompts.encoder import PromptEncoder
 from recbole_cora.prompts.rows import RowPrompts
 from recbole_cora.prompts.template import BUILT_IN, PromptWords, Template, clean_title, load_template
@@ -129,6 +132,83 @@ def test_one_long_title_leaves_its_dataset_usable(tokenizer: Any, tmp_path: Path
         assert len(long[row]) <= 300 and (row in about or np.array_equal(long[row], plain[row]))
     assert len(about) and long.shortened_titles == row_prompts("long").shortened_titles == len(about)
     assert plain.shortened_titles == 0
+
+
+@pytest.mark.parametrize("questions", [False, True])
+@pytest.mark.parametrize("damage", [False, True])
+def test_an_interrupted_tokenising_is_resumed(
+    toy: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, questions: bool, damage: bool
+) -> None:
+    """After Ctrl-C the finished pieces are read back, a damaged one is made again, and the entry is the same, byte for
+    byte, as that of one uninterrupted piece; no piece is left."""
+    ratings = load_ratings(toy, "toy", SETTINGS)
+    encoded: list[int] = []
+    encode_all = PromptEncoder.encode_all
+    stop_at: int | None = None
+
+    def counting(self: PromptEncoder, rows: Any, **options: Any) -> Any:
+        if len(encoded) == stop_at:
+            raise KeyboardInterrupt
+        encoded.append(len(rows))
+        return encode_all(self, rows, **options)
+
+    def make(cache: str) -> RowPrompts:
+        encoder = PromptEncoder(tokenizer, load_template("movies"), 130)
+        return RowPrompts(ratings, encoder, 10, tmp_path / cache, questions=questions)
+
+    def entry(cache: str) -> dict[str, bytes]:
+        (folder,) = (tmp_path / cache).iterdir()  # nothing is beside the entry
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    whole = make("whole")
+    assert 0 < whole.shortened < len(ratings)  # otherwise a lost count would go unnoticed
+    monkeypatch.setattr(PromptEncoder, "encode_all", counting)
+    monkeypatch.setattr(rows_module, "_ROWS_AT_ONCE", 70)  # 70, 70, 70 and 30 rows
+    stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        make("cut")
+    pieces = sorted((tmp_path / "cut").glob(".*.pieces/*"))
+    assert [path.name for path in pieces] == [
+        f"rows-{n:09d}-{n + 70:09d}.npz" for n in (0, 70, 140)
+    ]
+    if damage:
+        data = bytearray(pieces[1].read_bytes())
+        data[len(data) // 2] ^= 1
+        pieces[1].write_bytes(data)
+    stop_at = None
+    encoded.clear()
+    again = make("cut")
+    assert encoded == ([70, 30] if damage else [30])
+    assert entry("cut") == entry("whole")
+    assert (again.shortened, again.shortened_titles) == (whole.shortened, whole.shortened_titles)
+    encoded.clear()
+    make("cut")
+    assert not encoded
+
+
+def test_two_processes_tokenise_the_same_prompts_once(
+    toy: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one waits for the first, and then reads its entry."""
+    ratings = load_ratings(toy, "toy", SETTINGS)
+    encoded: list[int] = []
+    encode_all = PromptEncoder.encode_all
+    both_began = threading.Barrier(2)
+
+    def counting(self: PromptEncoder, rows: Any, **options: Any) -> Any:
+        encoded.append(len(rows))
+        return encode_all(self, rows, **options)
+
+    def make() -> RowPrompts:
+        encoder = PromptEncoder(tokenizer, load_template("movies"), 4096)
+        both_began.wait()
+        return RowPrompts(ratings, encoder, 10, tmp_path / "cache")
+
+    monkeypatch.setattr(PromptEncoder, "encode_all", counting)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (future.result() for future in [pool.submit(make) for _ in range(2)])
+    assert encoded == [len(ratings)]
+    assert all(np.array_equal(one[row], other[row]) for row in range(len(ratings)))
 
 
 def test_a_long_title_does_not_hide_a_template_that_is_too_long(tokenizer: Any) -> None:

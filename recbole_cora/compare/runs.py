@@ -23,11 +23,11 @@ from types import FrameType
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from recbole_cora.compare.experiment import Experiment, System
 from recbole_cora.errors import DataError, Stopped, WriteError
 from recbole_cora.files import content_key, write_whole
+from recbole_cora.progress import Progress, write_line
 
 Result = dict[str, Any]  # the content of a run's result.json
 
@@ -104,7 +104,7 @@ def run_missing(
     """
     waiting = [run for run in runs if run.result() is None]
     failures: dict[str, str] = {}
-    bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="compare", unit="run", disable=not show_progress)
+    bar = Progress("compare", "run", len(runs), done=len(runs) - len(waiting), show=show_progress)
     with bar, _collect_signals() as signals, _processes() as processes:
         passed_on = 0
         while processes or (waiting and not signals):
@@ -120,8 +120,8 @@ def run_missing(
                 run = processes.pop(process)
                 if (why := _failure(run, process.returncode)) and not signals:
                     failures[run.title] = why
-                    tqdm.write(f"{run.title} failed: {why} (see {run.folder / _LOG})", file=sys.stderr)
-                bar.set_postfix_str(f"last: {run.title}", refresh=False)
+                    write_line(f"{run.title} failed: {why} (see {run.folder / _LOG})")
+                bar.note(f"last: {run.title}")
                 bar.update()
                 finished(dict(failures))
             if not ended_processes:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_cora.errors import LLMError
 from recbole_cora.llm.answers import answer_tokens
 from recbole_cora.llm.hub import make_llama, save, wrap_tokenizer
+from recbole_cora.progress import Progress
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 MAX_TOKENS = 1024
@@ -111,19 +111,20 @@ def _train(model: Any, stream: Tensor, seed: int, steps: int, batch: int, length
     length = min(length, len(stream))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     model.train()
-    bar = tqdm(range(steps), desc="tiny LLM", unit="step", disable=not show_progress)
-    for step in bar:
-        fraction = step / max(1, steps)
-        rate = 3e-3 * min(1.0, (step + 1) / 20) * (0.55 + 0.45 * math.cos(math.pi * fraction))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        starts = torch.randint(0, len(stream) - length + 1, (batch, 1), generator=generator)
-        chunks = stream[starts + torch.arange(length)]  # [batch, length]
-        loss = model(input_ids=chunks, labels=chunks, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.2f}")
+    with Progress("tiny LLM", "step", steps, show=show_progress) as bar:
+        for step in range(steps):
+            fraction = step / max(1, steps)
+            rate = 3e-3 * min(1.0, (step + 1) / 20) * (0.55 + 0.45 * math.cos(math.pi * fraction))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            starts = torch.randint(0, len(stream) - length + 1, (batch, 1), generator=generator)
+            chunks = stream[starts + torch.arange(length)]  # [batch, length]
+            loss = model(input_ids=chunks, labels=chunks, use_cache=False).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if step % 20 == 0:
+                bar.note(f"loss {loss.item():.2f}")
+            bar.update()
     model.eval()

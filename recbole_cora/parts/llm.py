@@ -17,6 +17,7 @@ from recbole_cora.llm import gguf, hub, smollm2
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.llm.tiny import VERSION as TINY_VERSION
 from recbole_cora.llm.tiny import make_tiny_llm
+from recbole_cora.progress import draws_bars
 from recbole_cora.prompts.chat import in_chat
 from recbole_cora.prompts.encoder import PromptEncoder
 from recbole_cora.prompts.rows import Features, RowPrompts, titles_of
@@ -45,7 +46,7 @@ def ready_llm(config: CoraConfig, ratings: Ratings) -> FrozenLLM:
             f"device_map={config['device_map']} spreads one LLM over all GPUs, but {processes.count()} processes "
             "would each do so; use one process, or let each GPU hold the LLM (--quantised=4bit, no --device_map)"
         )
-    hub.show_loading_bars(config.show_progress and config["llm"] != "tiny")
+    hub.show_loading_bars(config.show_progress and draws_bars() and config["llm"] != "tiny")
     path = _folder_or_hub_id(config, ratings)
     model, tokenizer = hub.load(
         path, revision=config["llm_revision"], dtype=config["dtype"], quantised=config["quantised"],

@@ -8,10 +8,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from recbole_cora.errors import DataError
 from recbole_cora.files import lock
+from recbole_cora.progress import Progress
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
@@ -62,10 +61,10 @@ def _fetch(url: str, part: Path, show_progress: bool) -> None:
             size = 0
         rest = response.headers.get("Content-Length")
         total = size + int(rest) if rest else None
-        options = {"desc": part.name.strip(".").removesuffix(".part"), "unit": "B", "unit_scale": True}
+        title = f"download {part.name.strip('.').removesuffix('.part')}"
         with (
             part.open("ab" if size else "wb") as file,
-            tqdm(total=total, initial=size, disable=not show_progress, **options) as bar,
+            Progress(title, "B", total, done=size, show=show_progress) as bar,
         ):
             while block := response.read(_BLOCK):
                 file.write(block)

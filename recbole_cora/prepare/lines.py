@@ -11,9 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
 from recbole_cora.errors import DataError
+from recbole_cora.progress import Progress
 
 _LINES_PER_UPDATE = 10_000
 
@@ -43,12 +42,10 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
             else:
                 file.seek(0)
             total = None if member else path.stat().st_size
-            bar = stack.enter_context(
-                tqdm(total=total, desc=member or path.name, unit="B", unit_scale=True, disable=not show_progress)
-            )
+            bar = stack.enter_context(Progress(member or path.name, "B", total, show=show_progress))
             for number, line in enumerate(stream, start=1):
                 if number % _LINES_PER_UPDATE == 0:
-                    bar.update((stream if member else file).tell() - bar.n)
+                    bar.update((stream if member else file).tell() - bar.done)
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
     except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} is damaged, truncated or encrypted ({error}); download it again") from None

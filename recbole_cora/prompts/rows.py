@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from recbole_cora.cache import cached
 from recbole_cora.data.ratings import Ratings
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key, write_json
+from recbole_cora.progress import Progress
 from recbole_cora.prompts.encoder import PromptEncoder
+from recbole_cora.prompts.pieces import Piece, Pieces
 from recbole_cora.prompts.template import PromptWords
 
-_ROWS_AT_ONCE = 2000
+log = logging.getLogger()
+
+#: Rows of a piece: about two seconds of work for two cores. The tokenizer itself spreads a batch over all cores.
+_ROWS_AT_ONCE = 8000
 #: Part of the cache key. Raise it when the files' layout changes, or which history items a prompt shows.
 #: (Changes of words and tokens have their own version in encoder.py.)
 _VERSION = 1
@@ -84,11 +89,12 @@ class RowPrompts:
         self._history_items, self._features, self._show_titles = history_items, features, show_titles
         self.key = self._key(questions)
         folder = cache_dir / f"{ratings.name}-{self.key}"
-        self._tokens: _TokenisedPrompts = cached(
-            folder,
-            lambda temporary: self._tokenise(temporary, questions, show_progress),
-            lambda entry: _load(entry, len(ratings), questions),
-        )
+        with Pieces(folder) as pieces:
+            self._tokens: _TokenisedPrompts = cached(
+                folder,
+                lambda temporary: self._tokenise(temporary, pieces, questions, show_progress),
+                lambda entry: _load(entry, len(ratings), questions),
+            )
         self.shortened, self.shortened_titles = self._tokens.shortened, self._tokens.shortened_titles
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
@@ -127,25 +133,49 @@ class RowPrompts:
             *columns,
         )  # fmt: skip
 
-    def _tokenise(self, folder: Path, questions: bool, show_progress: bool) -> None:
+    def _tokenise(self, folder: Path, pieces: Pieces, questions: bool, show_progress: bool) -> None:
+        """Write the files of the cache entry, from the pieces of an earlier attempt as far as there are any."""
         total = len(self._ratings)
-        ids: list[NDArray[np.int32]] = []
-        lengths: list[int] = []
-        question_starts: list[int | None] = []
-        with tqdm(total=total, desc="tokenise prompts", unit="row", disable=not show_progress, leave=False) as bar:
-            for start in range(0, total, _ROWS_AT_ONCE):
-                rows = range(start, min(start + _ROWS_AT_ONCE, total))
-                prompts = self._encoder.encode_all([self._words(row) for row in rows], questions=questions)
-                ids += [np.asarray(tokens.ids, dtype=np.int32) for tokens in prompts]
-                lengths += [len(tokens.ids) for tokens in prompts]
-                question_starts += [tokens.question_start for tokens in prompts]
-                bar.update(len(rows))
-        np.save(folder / "ids.npy", np.concatenate(ids))
-        np.save(folder / "ends.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        spans = [range(start, min(start + _ROWS_AT_ONCE, total)) for start in range(0, total, _ROWS_AT_ONCE)]
+        pieces.lock()
+        lengths, starts, shortened, shortened_titles = [], [], 0, 0
+        with Progress("tokenise prompts", "row", total, show=show_progress, keep=False) as bar:
+            resumed = 0
+            for rows in spans:
+                piece = pieces.read(rows)
+                if piece is not None:
+                    resumed += len(rows)
+                    bar.start_at(bar.done + len(rows))
+                else:
+                    piece = self._encode(rows, questions)
+                    pieces.write(rows, piece)
+                    bar.update(len(rows))
+                lengths.append(piece.lengths)
+                starts.append(piece.question_starts)
+                shortened += int(piece.shortened[0])
+                shortened_titles += int(piece.shortened[1])
+        if resumed:
+            log.info(f"{resumed:,} of {total:,} prompts had been tokenised by an interrupted run")
+        ends = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+        pieces.join_ids(spans, int(ends[-1]), folder / "ids.npy")
+        np.save(folder / "ends.npy", ends)
         if questions:
-            np.save(folder / "questions.npy", np.asarray(question_starts, dtype=np.int32))
-        shortened = {"shortened": self._encoder.shortened, "shortened_titles": self._encoder.shortened_titles}
-        write_json(folder / "prompts.json", {"rows": total, **shortened})
+            np.save(folder / "questions.npy", np.concatenate(starts))
+        counts = {"shortened": shortened, "shortened_titles": shortened_titles}
+        write_json(folder / "prompts.json", {"rows": total, **counts})
+
+    def _encode(self, rows: range, questions: bool) -> Piece:
+        """Return the prompts of some rows as tokens."""
+        encoder = self._encoder
+        before = encoder.shortened, encoder.shortened_titles
+        prompts = encoder.encode_all([self._words(row) for row in rows], questions=questions)
+        starts = [tokens.question_start for tokens in prompts] if questions else []
+        return Piece(
+            ids=np.concatenate([np.asarray(tokens.ids, dtype=np.int32) for tokens in prompts]),
+            lengths=np.asarray([len(tokens.ids) for tokens in prompts], dtype=np.int64),
+            question_starts=np.asarray(starts, dtype=np.int32),
+            shortened=np.asarray([encoder.shortened - before[0], encoder.shortened_titles - before[1]]),
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from torch import Tensor
-from tqdm import tqdm
+
+from recbole_cora.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Batches:
     """
 
     def __init__(
-        self, loader: AbstractDataLoader, steps: int | None, before_batch: Callable[[int], bool], bar: tqdm
+        self, loader: AbstractDataLoader, steps: int | None, before_batch: Callable[[int], bool], bar: Progress
     ) -> None:
         self._loader, self._steps, self._before_batch, self._bar = loader, steps, before_batch, bar
         self._pass: Iterator[Interaction] | None = None

@@ -21,8 +21,6 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.sampler import KGSampler
 from recbole.utils import get_trainer, init_seed
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_cora import processes
 from recbole_cora.data import recbole_needs
@@ -32,6 +30,7 @@ from recbole_cora.data.recbole_dataset import make_dataset
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
 from recbole_cora.metrics import Metrics, auc, logloss, uauc
+from recbole_cora.progress import Breaks, Progress
 from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.training import checkpoint, loss_in_parts
 from recbole_cora.training import state as training_state
@@ -134,9 +133,7 @@ class Stage:
             return
         valid = self._early_stopping_rows()
         self._check_parts(resumable)
-        batches = config["epochs"] * (config["steps_per_epoch"] or len(self.train))
-        options = {"desc": title, "unit": "step", "disable": not config.show_progress, "dynamic_ncols": True}
-        with logging_redirect_tqdm(), tqdm(total=batches, **options) as bar:
+        with self._progress(title, bounded_by_user=resumable) as bar:
             trainer = make_trainer(config, self.model, folder, self.identity, bar, resumable, on_valid)
             if resumable:
                 processes.share(self.model, config["seed"])
@@ -148,9 +145,24 @@ class Stage:
             if resumable:
                 processes.wait()
             self.curve = trainer.curve
-            bar.total = bar.n  # the bar is complete even after early stopping
-            bar.refresh()
+            bar.complete()  # early stopping may have ended it
         self.seconds["train"] = perf_counter() - started
+
+    def _progress(self, title: str, bounded_by_user: bool) -> Progress:
+        """Return the progress of the training: steps up to the last epoch or `max_steps`, whichever comes first.
+
+        Args:
+            bounded_by_user: True if the user's `--max_steps` bounds this stage.
+        """
+        config = self.config
+        epoch = config["steps_per_epoch"] or len(self.train)
+        total = min(config["epochs"] * epoch, config["max_steps"] or math.inf)
+        every = min(config["eval_step"], config["epochs"]) * epoch
+        return Progress(
+            title, "step", int(total), show=config.show_progress,
+            breaks=Breaks("evaluations on valid", every) if every > 0 else None,
+            remedy="early stopping may end it sooner" + ", --max_steps= bounds it" * bounded_by_user,
+        )  # fmt: skip
 
     def _check_parts(self, shared: bool) -> None:
         """Refuse a model whose loss cannot be computed in parts, if the settings split batches into parts.
@@ -174,7 +186,11 @@ class Stage:
         checkpoint.load(folder / checkpoint.WEIGHTS, self.model, self.identity)
 
     def score(
-        self, split: str, predict: Callable[[Interaction], torch.Tensor] | None = None, title: str = ""
+        self,
+        split: str,
+        predict: Callable[[Interaction], torch.Tensor] | None = None,
+        title: str = "",
+        remedy: str = "",
     ) -> NDArray[np.float32]:
         """Return the model's scores [N] of a split's rows: the same rows, in the same order, as `rows` yields.
 
@@ -182,16 +198,15 @@ class Stage:
             split: "train", "valid" or "test".
             predict: returns the scores of a batch; by default the model's `predict`.
             title: label of the progress bar; by default "score <split>".
+            remedy: what spares this scoring, for the estimate of a long one.
         """
         loader = self._loader(split)
         predict = predict or self.model.predict
         self.model.eval()
-        options = {"desc": title or f"score {split}", "unit": "row", "dynamic_ncols": True, "leave": False}
         scores = []
-        with (
-            torch.no_grad(),
-            tqdm(total=len(loader.dataset), disable=not self.config.show_progress, **options) as bar,
-        ):
+        title, show = title or f"score {split}", self.config.show_progress
+        bar = Progress(title, "row", len(loader.dataset), show=show, keep=False, remedy=remedy)
+        with torch.no_grad(), bar:
             for interaction, *_ in loader:
                 scores.append(predict(interaction.to(self.config["device"])).float().cpu().reshape(-1))
                 bar.update(len(scores[-1]))

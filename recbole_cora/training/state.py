@@ -48,6 +48,10 @@ class LossSum(NamedTuple):
     total: float
     steps: int
 
+    def mean(self) -> float | None:
+        """Return the mean loss of a step; None before the first."""
+        return self.total / self.steps if self.steps else None
+
 
 class Best(NamedTuple):
     """The best evaluation so far: its score, its valid metrics, and the number of evaluations since."""

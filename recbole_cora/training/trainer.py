@@ -16,12 +16,12 @@ from recbole.utils import get_trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from recbole_cora import processes
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.errors import CheckpointError, CoraError, SettingError, Stopped, WriteError
 from recbole_cora.metrics import Metrics, UserCollector
+from recbole_cora.progress import Progress
 from recbole_cora.settings.recbole_config import CoraConfig
 from recbole_cora.training import checkpoint
 from recbole_cora.training import state as training_state
@@ -45,7 +45,7 @@ class CoraTrainer(Trainer):
         config, model: as RecBole's trainers take them.
         folder: the run's folder, which gets its checkpoints.
         identity: what the weights are trained for (see `checkpoint`).
-        bar: the stage's progress bar, advanced once per batch.
+        bar: the stage's progress, advanced once per batch; evaluations pause it.
         resumable: save the training's state every `save_every` steps, and when stopped.
         on_valid: see `OnValid`.
 
@@ -57,8 +57,8 @@ class CoraTrainer(Trainer):
     _schedule: LambdaLR | None = None  # set while RecBole's __init__ builds the optimizer
 
     def __init__(
-        self, config: CoraConfig, model: AbstractRecommender, folder: Path, identity: Mapping[str, object], bar: tqdm,
-        resumable: bool, on_valid: OnValid | None,
+        self, config: CoraConfig, model: AbstractRecommender, folder: Path, identity: Mapping[str, object],
+        bar: Progress, resumable: bool, on_valid: OnValid | None,
     ) -> None:  # fmt: skip
         silence_threads()
         try:
@@ -73,6 +73,8 @@ class CoraTrainer(Trainer):
         self.eval_collector = UserCollector(config)
         self._folder, self._identity, self._bar, self._resumable = folder, identity, bar, resumable
         self._on_valid = on_valid
+        self._valid_bar: Progress | None = None  # during an evaluation on valid
+        self._last_score = ""
         self._batches: Batches | None = None
         self._resume_at: TrainingState | None = None  # until the first epoch begins
         self._epoch = self._step = 0
@@ -128,9 +130,9 @@ class CoraTrainer(Trainer):
                 self._save_state(0)
             raise MaxStepsReached
         super()._train_epoch(self._batches, epoch_idx, loss_func or self._micro_batches)
-        total, steps = self._losses
-        self.curve.append({"epoch": epoch_idx + 1, "loss": total / steps if steps else None})
-        return total / max(steps, 1)  # for the log; RecBole's own sum grows with the number of steps
+        mean = self._losses.mean()
+        self.curve.append({"epoch": epoch_idx + 1, "loss": mean})
+        return mean or 0.0  # for the log; RecBole's own sum grows with the number of steps
 
     def _before_step(self, in_epoch: int) -> bool:
         """Save the state if it is time to, and stop if asked to.
@@ -159,6 +161,7 @@ class CoraTrainer(Trainer):
         if not torch.isfinite(loss):
             self._raise_diverged(f"training loss became {loss.item()}")
         self._losses = LossSum(self._losses.total + loss.item(), self._losses.steps + 1)
+        self._bar.note(f"train loss {self._losses.mean():.4f}{self._last_score}")
 
     def _raise_diverged(self, what: str) -> NoReturn:
         """Raise a CoraError that names what diverged, the batch's rows, and the last good state."""
@@ -214,7 +217,7 @@ class CoraTrainer(Trainer):
         self.start_epoch, self._step = state.epoch, state.step
         self.curve, self._losses = state.curve, state.losses
         self._resume_at = state
-        self._bar.update(self._step)
+        self._bar.start_at(self._step)
 
     def _seek(self, batches: Batches, state: TrainingState) -> int:
         """Go to a state's next batch and restore the random states; return the batch's number in its epoch."""
@@ -226,15 +229,24 @@ class CoraTrainer(Trainer):
     # -- evaluation and checkpoints ----------------------------------------------------------------------------------
 
     def _valid_epoch(self, valid_data: AbstractDataLoader, show_progress: bool = False) -> tuple[float, Metrics]:
-        score, result = super()._valid_epoch(valid_data)
+        valid_bar = Progress("evaluate on valid", "row", len(valid_data.dataset), show=self._bar.show, keep=False)
+        with self._bar.pause(), valid_bar as self._valid_bar:
+            score, result = super()._valid_epoch(valid_data)
+        self._valid_bar = None
         if math.isnan(score):
             self._raise_diverged(f"valid {self.valid_metric} became nan, because scores overflow,")
-        self._bar.set_postfix_str(f"valid {self.valid_metric} {score:.4f}", refresh=False)
+        self._last_score = f", valid {self.valid_metric} {score:.4f}"
         metrics: Metrics = {name: None if math.isnan(value) else value for name, value in result.items()}
         self.curve[-1] |= metrics
         if self._on_valid is not None:
             self._on_valid(self._epoch + 1, metrics)
         return score, result
+
+    def _neg_sample_batch_eval(self, batched_data: tuple[Interaction, Any, Any, Any]) -> Any:
+        result = super()._neg_sample_batch_eval(batched_data)
+        if self._valid_bar is not None:
+            self._valid_bar.update(len(batched_data[0]))
+        return result
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **options: object) -> None:
         if not self._shared or processes.is_main():
@@ -273,7 +285,7 @@ def warmup_cosine(step: int, warmup: int, total: int, least: float) -> float:
 
 
 def make_trainer(
-    config: CoraConfig, model: AbstractRecommender, folder: Path, identity: Mapping[str, object], bar: tqdm,
+    config: CoraConfig, model: AbstractRecommender, folder: Path, identity: Mapping[str, object], bar: Progress,
     resumable: bool, on_valid: OnValid | None = None,
 ) -> CoraTrainer:  # fmt: skip
     """Make RecBole's trainer for this model, which may be a special one, with `CoraTrainer` placed before it."""

@@ -12,11 +12,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tqdm import tqdm
-
 from recbole_cora.errors import SettingError, WriteError, raise_all
 from recbole_cora.files import check_writable, try_lock
 from recbole_cora.llm.choice import with_llm
+from recbole_cora.progress import Progress
 from recbole_cora.settings.commands import TuneOptions, split_options
 from recbole_cora.settings.reading import parse_arguments, read_yaml
 from recbole_cora.settings.resolve import resolve
@@ -96,13 +95,14 @@ def _progress(report: SearchReport, folder: Path) -> Iterator[None]:
                     written_count = count
             best = current.best_first()[0].best if current.trials else None
             if best is not None:
-                bar.set_postfix_str(f"best valid {search.metric} {best:.4f}", refresh=False)
-            bar.n = count
+                bar.note(f"best valid {search.metric} {best:.4f}")
+            if count != bar.done:
+                bar.update(count - bar.done)
             bar.refresh()
             if last:
                 return
 
-    with tqdm(desc="search", unit="trial", total=len(search.planned) or search.num_samples) as bar:
+    with Progress("search", "trial", len(search.planned) or search.num_samples) as bar:
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:
