@@ -18,6 +18,7 @@ from recbole_cora.cf.controls import CFEncoder
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.generator import CollaborativeWeightsGenerator
 from recbole_cora.llm.conditioning import Conditioning
+from recbole_cora.llm.deltas import PairWeights
 from recbole_cora.llm.families import weight_targets
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.prompts.rows import RowPrompts
@@ -62,13 +63,17 @@ class CoRA(GeneralRecommender):
         )
         self.trained = self.generator
 
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Return logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
+    def weights(self, interaction: Interaction) -> PairWeights:
+        """Return the collaborative weights of N pairs; eq. (1), (4)."""
         e_u, e_i, evidence = self.encoder(interaction)  # (1)  [N, c], [N, c], [N, m]
         memory = torch.cat([self.cf_dropout(torch.cat([e_u, e_i], dim=-1)), evidence], dim=-1)  # [N, 2c + m]
-        weights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
+        weights: PairWeights = self.generator(memory.unsqueeze(1))  # (4)  A(u,i) and L_B, from one memory token
+        return weights
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Return logits [N] of "the user would enjoy the item"; eq. (1), (4)-(6)."""
         rows = interaction[ROW].tolist()
-        conditioning = Conditioning(self.targets, weights, self.prompts.questions(rows))
+        conditioning = Conditioning(self.targets, self.weights(interaction), self.prompts.questions(rows))
         return self.llm.score(self.prompts.of(rows), conditioning)  # (5), (6)
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
