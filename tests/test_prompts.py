@@ -168,9 +168,7 @@ def test_an_interrupted_tokenising_is_resumed(
     with pytest.raises(KeyboardInterrupt):
         make("cut")
     pieces = sorted((tmp_path / "cut").glob(".*.pieces/*"))
-    assert [path.name for path in pieces] == [
-        f"rows-{n:09d}-{n + 70:09d}.npz" for n in (0, 70, 140)
-    ]
+    assert [path.name for path in pieces] == [f"rows-{n:09d}-{n + 70:09d}.npz" for n in (0, 70, 140)]
     if damage:
         data = bytearray(pieces[1].read_bytes())
         data[len(data) // 2] ^= 1
