@@ -19,7 +19,7 @@ from recbole_cora.errors import DataError
 from recbole_cora.files import finish_replacing, replace_files
 from recbole_cora.prepare.problems import FileProblems
 from recbole_cora.prepare.raw import ItemTable
-from recbole_cora.prepare.recipe import NO_HISTORY
+from recbole_cora.prepare.write import NO_HISTORY
 
 DAY = 86_400
 JUNE_2001 = 991_353_600  # 2001-06-01T00:00:00Z

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -18,11 +19,15 @@ from recbole_cora.errors import DataError
 _LINES_PER_UPDATE = 10_000
 
 
-def lines_of(path: Path, show_progress: bool = True, member: str | None = None) -> Iterator[bytes]:
+def lines_of(
+    path: Path, show_progress: bool = True, member: str | None = None, encoding: str | None = None
+) -> Iterator[bytes]:
     """Yield the lines without their line ends. The progress bar counts the bytes of the file or of the member.
 
     Args:
         member: the name of a file in the zip archive `path`, in any of its folders.
+        encoding: an encoding in which a line does not end with the byte 10, such as UTF-16; the lines are yielded in
+            UTF-8.
 
     Raises:
         DataError: there is no such file or member, or it is damaged.
@@ -46,7 +51,11 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
             bar = stack.enter_context(
                 tqdm(total=total, desc=member or path.name, unit="B", unit_scale=True, disable=not show_progress)
             )
-            for number, line in enumerate(stream, start=1):
+            lines: Iterable[bytes] = stream
+            if encoding is not None:
+                texts = io.TextIOWrapper(stream, encoding, errors="replace", newline="\n")  # type: ignore[type-var]
+                lines = (text.encode() for text in texts)
+            for number, line in enumerate(lines, start=1):
                 if number % _LINES_PER_UPDATE == 0:
                     bar.update((stream if member else file).tell() - bar.n)
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
