@@ -25,7 +25,8 @@ def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[st
         "experiment": experiment.name, "dataset": experiment.dataset, "seeds": list(experiment.seeds),
         "settings": experiment.settings, "rows": first and first["rows"],
         **({"negatives": first["negatives"]} if first and "negatives" in first else {}),
-        "uauc_users": first and first["uauc_users"], "versions": first and first["versions"], **_provenance(runs), "systems": [row.as_json() for row in rows],
+        "uauc_users": first and first["uauc_users"], "versions": first and first["versions"],
+        **_provenance(runs), "systems": [row.as_json() for row in rows],
     }  # fmt: skip
     _write_text(out / "report.json", json_text(content))
     _write_text(out / "report.md", _markdown(experiment, rows, first))

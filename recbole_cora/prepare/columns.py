@@ -19,9 +19,10 @@ GUESSES = {
     ),
     "item": (
         "item_id", "itemid", "item", "iid", "movieid", "movie_id", "book_id", "isbn", "asin", "product_id",
-        "parent_asin", "book", "movie", "film", "film_id", "product", "article_id", "article", "track_id", "song_id",
-        "song", "game_id", "game", "show_id", "anime_id", "recipe_id", "business_id", "isbn13", "sku", "content_id",
-        "artist_id", "artikel", "artikel_id", "artikelnummer", "buch", "buch_id",
+        "parent_asin", "book", "movie", "film", "film_id", "product", "article_id", "article", "track_id", "track",
+        "song_id", "song", "game_id", "game", "show_id", "anime_id", "recipe_id", "recipe", "anime", "video_id",
+        "video", "course_id", "course", "news_id", "business_id", "isbn13", "sku", "content_id", "artist_id",
+        "artikel", "artikel_id", "artikelnummer", "buch", "buch_id",
     ),
     "rating": (
         "rating", "ratings", "score", "stars", "overall", "label", "book-rating", "star_rating", "user_rating", "rate",
@@ -41,6 +42,11 @@ GUESSES = {
 _ITEM_FILE_ID = ("id",)
 FLAGS = {what: f"--{what}-column" for what in GUESSES} | {"items_id": "--items-id-column"}
 _WORDS = {"items_id": "item id"}
+#: What to do without a column: an option, and when it is right.
+_WITHOUT = {
+    "rating": ("--implicit", "each row is a like"),
+    "time": ("--no-time", "the rows are in order of time"),
+}
 
 
 class MissingColumns(DataError):
@@ -61,13 +67,12 @@ def plain(name: str) -> str:
 
 
 def find_columns(
-    path: object, header: Sequence[str], names: Mapping[str, str | None], prefer: Mapping[str, str] | None = None
+    path: object, header: Sequence[str], names: Mapping[str, str | None]
 ) -> tuple[dict[str, int], list[str], list[str]]:
     """Return the places of the columns that exist, which ones were not found, and what is wrong with given names.
 
     Args:
         names: the wanted columns (keys of FLAGS) with their names; None finds one by GUESSES.
-        prefer: a name to try before the usual ones.
     """
     places: dict[str, int] = {}
     missing: list[str] = []
@@ -80,7 +85,7 @@ def find_columns(
                 near = nearest(name, header)
                 problems.append(f"{path} has no column '{name}'{near} (it has {shown(header)})")
             continue
-        place = _guess(what, header, (prefer or {}).get(what))
+        place = _guess(what, header)
         if place is None:
             missing.append(what)
         else:
@@ -88,34 +93,49 @@ def find_columns(
     return places, missing, problems
 
 
+def id_places(header: Sequence[str], first: str | None) -> list[int]:
+    """Return the columns of an item file that are named like an item's id, the likeliest first.
+
+    Args:
+        first: what the ratings file calls its items.
+    """
+    names = [plain(cell) for cell in header]
+    guesses = [plain(name) for name in ((first,) if first is not None else ()) + GUESSES["item"] + _ITEM_FILE_ID]
+    return list(dict.fromkeys(names.index(guess) for guess in guesses if guess in names))
+
+
 def missing_columns(
     path: object, header: Sequence[str], sample: Sequence[Sequence[str]], places: Mapping[str, int], missing: list[str]
 ) -> MissingColumns:
     """Return one error about all missing columns, with the file's header and the options that name the likely ones."""
-    likely = _likely(header, sample, places, missing)
-    flags = [f"{FLAGS[what]}={likely.get(what, 'NAME')}" for what in missing]
-    words = " and ".join(_WORDS.get(what, what) for what in missing)
-    message = f"{path} has the columns {shown(header)}, and none has a usual name of the {words}"
+    words = [_WORDS.get(what, what) for what in missing]
+    listed = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    message = f"{path} has the columns {shown(header)}; none is named like the {listed}"
     if sum(np.isfinite(numbers(header))) >= 2:
-        message += "; is its first line data? Then put a header above it, such as user,item,rating,time"
-    hints = {
-        "rating": "without ratings, where each row is a like: --implicit",
-        "time": "without times, where rows are in order: --no-time",
-    }
-    hints = {what: hint for what, hint in hints.items() if what in missing}
-    return MissingColumns("; ".join([message, *hints.values()]), flags)
+        header_line = "user,item,rating,time" if "user" in missing else "item,title"
+        return MissingColumns(f"{message}; put a header such as {header_line} above the data", [])
+    likely = _likely(header, sample, places, missing)
+    flags = []
+    for what in missing:
+        if what in _WITHOUT and what not in likely:
+            flag, condition = _WITHOUT[what]
+            message += f" (no {what} is needed if {condition}: {flag})"
+            flags.append(flag)
+        else:
+            flags.append(f"{FLAGS[what]}={likely.get(what, 'NAME')}")
+    return MissingColumns(message, flags)
 
 
 def shown(header: Sequence[str]) -> str:
     """Return a header for a message."""
-    return ascii(", ".join(header))[1:201]
+    return ascii(", ".join(header))[1:-1][:200]
 
 
-def _guess(what: str, header: Sequence[str], first: str | None) -> int | None:
+def _guess(what: str, header: Sequence[str]) -> int | None:
+    if what == "items_id":
+        return next(iter(id_places(header, None)), None)
     names = [plain(cell) for cell in header]
-    guesses = GUESSES["item"] + _ITEM_FILE_ID if what == "items_id" else GUESSES[what]
-    tried = [plain(guess) for guess in ((first,) if first is not None else ()) + guesses]
-    return next((names.index(guess) for guess in tried if guess in names), None)
+    return next((names.index(plain(guess)) for guess in GUESSES[what] if plain(guess) in names), None)
 
 
 def _likely(

@@ -95,15 +95,11 @@ def _with_remedy(errors: list[CoraError], arguments: list[str] | None) -> list[s
     That is one command line, ready to be pasted, if nothing else is wrong: then `arguments` are those of this command.
     """
     missing = [error for error in errors if isinstance(error, MissingColumns)]
-    if arguments is None or len(missing) < len(errors):
-        return [
-            f"{error}; add {shlex.join(error.flags)}" if isinstance(error, MissingColumns) else str(error)
-            for error in errors
-        ]
-    if not missing:
-        return []
     flags = [flag for error in missing for flag in error.flags]
-    return [*map(str, missing), f"try: recbole-cora prepare {shlex.join([*arguments, *flags])}"]
+    if arguments is None or len(missing) < len(errors):
+        return [*map(str, errors), *([f"add {shlex.join(flags)}"] if flags else [])]
+    command = [f"try: recbole-cora prepare {shlex.join([*arguments, *flags])}"] if flags else []
+    return [*map(str, missing), *command]
 
 
 def _refuse_existing(name: str, out: Path) -> None:

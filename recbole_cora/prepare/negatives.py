@@ -30,7 +30,8 @@ class Negatives:
     seed: int = 1
 
     def __str__(self) -> str:
-        return f"{self.per_like} sampled negatives per like (by {self.by}, seed {self.seed})"
+        way = "by popularity" if self.by == "popularity" else self.by
+        return f"{self.per_like} sampled negatives per like ({way}, seed {self.seed})"
 
 
 def draw(user: Array, item: Array, items_of_user: list[Array], negatives: Negatives) -> Array:

@@ -57,11 +57,11 @@ def _day(second: float) -> str:
 
 def _liked_warnings(raw: Raw, recipe: Recipe, rows: Rows) -> list[str]:
     share = float(rows.label.mean())
-    if recipe.negatives is not None or LIKED[0] <= share <= LIKED[1]:
+    ten_stars = 5 < raw.rating.max() <= 10 and recipe.like <= 4
+    if recipe.negatives is not None or (LIKED[0] <= share <= LIKED[1] and not ten_stars):
         return []
     like = better_like(raw.rating)
-    stars = "10-star ratings? " if 5 < raw.rating.max() <= 10 else ""
-    remedy = f"; {stars}try --like={like:g}" if like != recipe.like else ""
+    remedy = f"; {'10-star ratings? ' if ten_stars else ''}try --like={like:g}" if like != recipe.like else ""
     return [f"warning: {share:.0%} of all rows are liked (rating >= {recipe.like:g}){remedy}"]
 
 

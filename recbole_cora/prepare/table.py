@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_cora.errors import CoraError, DataError, raise_all
-from recbole_cora.prepare.columns import find_columns, missing_columns
+from recbole_cora.prepare.columns import find_columns, id_places, missing_columns
 from recbole_cora.prepare.delimited import DelimitedFile, sample_of
 from recbole_cora.prepare.item_words import check_words, sort_columns
 from recbole_cora.prepare.parquet import ParquetFile, is_parquet
@@ -79,7 +79,7 @@ def examine(options: TableOptions) -> tuple[Plan | None, list[CoraError]]:
     time, decimal_comma = options.time_format or TimeFormat(), False
     ratings: dict[str, int] = {}
     items: dict[str, int] = {}
-    item_name = options.columns.get("item")
+    item_name, rated_items = options.columns.get("item"), set[str]()
     if (opened := _open(options, options.ratings, mistakes)) is not None:
         file, sample = opened
         ratings = _places(file, sample, {what: options.columns.get(what) for what in options.rating_columns}, mistakes)
@@ -90,8 +90,9 @@ def examine(options: TableOptions) -> tuple[Plan | None, list[CoraError]]:
             except DataError as error:
                 mistakes.append(error)
         decimal_comma = "rating" in ratings and _has_decimal_comma([row[ratings["rating"]] for row in sample])
-        item_name = file.header[ratings["item"]] if "item" in ratings else item_name
-        notes.append(_note(file, ratings, options, time, decimal_comma))
+        if "item" in ratings:
+            item_name, rated_items = file.header[ratings["item"]], {row[ratings["item"]] for row in sample}
+        notes.append(_note(file, sample, ratings, options, time, decimal_comma))
         if options.items is None:
             has_titles = "title" in find_columns(file.path, file.header, {"title": options.columns.get("title")})[0]
             remedy = f"--items={options.ratings}, whose titles can be read too" if has_titles else "--items=FILE"
@@ -99,8 +100,9 @@ def examine(options: TableOptions) -> tuple[Plan | None, list[CoraError]]:
     if options.items is not None and (opened := _open(options, options.items, mistakes)) is not None:
         file, sample = opened
         names = {"items_id": options.columns.get("items_id"), "title": options.columns.get("title")}
-        prefer = {} if item_name is None else {"items_id": item_name}
-        items = _places(file, sample, names, mistakes, prefer)
+        if names["items_id"] is None:
+            names["items_id"] = _id_column(options, file.header, item_name, rated_items)
+        items = _places(file, sample, names, mistakes)
         mistakes += [DataError(problem) for problem in check_words(options.item_words, file.header)]
         if len(items) == len(names):
             item, title = (file.header[items[what]] for what in names)
@@ -133,6 +135,12 @@ def read(options: TableOptions, problems: Problems, show_progress: bool = True) 
     else:
         frame, types = _items(options, plan, problems, notes)
         raw = columns.finish(frame, types, list(dict.fromkeys([options.ratings, options.items])))
+        if not frame.index.isin(raw.item_tokens).any():
+            raise DataError(
+                f"{options.items} names none of the rated items: there an item is {frame.index[0]!r}, in "
+                f"{options.ratings} it is {raw.item_tokens[0]!r}; name the id's column by --items-id-column= or "
+                "--item-column="
+            )
     raw.notes, raw.has_times = notes, options.has_times
     return raw
 
@@ -155,17 +163,33 @@ def _places(
     sample: Sequence[Sequence[str]],
     names: Mapping[str, str | None],
     mistakes: list[CoraError],
-    prefer: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
-    places, missing, problems = find_columns(file.path, file.header, names, prefer)
+    places, missing, problems = find_columns(file.path, file.header, names)
     mistakes += [DataError(problem) for problem in problems]
     if missing:
         mistakes.append(missing_columns(file.path, file.header, sample, places, missing))
     return places
 
 
+def _id_column(
+    options: TableOptions, header: Sequence[str], item_name: str | None, rated_items: set[str]
+) -> str | None:
+    """Return the column of the item file that names the most of the rated items, of those that are named like an id."""
+    assert options.items is not None
+    candidates = id_places(header, item_name)
+    if len(candidates) < 2:
+        return header[candidates[0]] if candidates else None
+    tokens: list[set[str]] = [set() for _ in candidates]
+    for _, row in options.open(options.items, FileProblems(options.items, strict=False)).rows(several_lines=True):
+        for place, seen in zip(candidates, tokens, strict=True):
+            seen.add(row[place])
+    common = [len(rated_items & seen) for seen in tokens]
+    return header[candidates[common.index(max(common))]]
+
+
 def _note(
     file: DelimitedFile | ParquetFile,
+    sample: Sequence[Sequence[str]],
     places: Mapping[str, int],
     options: TableOptions,
     time: TimeFormat,
@@ -174,7 +198,8 @@ def _note(
     """Return one line about what was found in the ratings file."""
     found = {what: f"{what} = {file.header[place]}" for what, place in places.items()}
     if "time" in found:
-        found["time"] += f" ({time})"
+        is_date = not np.isfinite(numbers([row[places["time"]] for row in sample])).any()
+        found["time"] += " (ISO dates)" if time == TimeFormat() and is_date else f" ({time})"
     if "rating" in found and decimal_comma:
         found["rating"] += " (decimal commas)"
     if options.implicit:

@@ -41,7 +41,7 @@ class TimeFormat:
 
     def __str__(self) -> str:
         if self.pattern is None:
-            return _UNIT_NAMES[self.unit] + (" or ISO dates" if self.unit == "s" else "")
+            return _UNIT_NAMES[self.unit]
         day_first = self.pattern.startswith("%d")
         order = ", day first" if day_first else ", month first" if self.pattern.startswith("%m") else ""
         return f"dates as {self.pattern}{order}"
