@@ -72,6 +72,7 @@ def _with_hyphens(argument: str) -> str:
 
 def _parser(mistakes: list[str]) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     top = _Parser(prog="recbole-cora prepare", description=_DESCRIPTION, epilog=_EPILOG)
+    top.add_argument("--list", action="store_true", help="list the datasets and exit")  # done by prepare_command
     common = _Options(_Parser(add_help=False), mistakes)
     common.parser.add_argument(
         "--out", type=values.path, metavar="DIR", help="folder for the files (default: dataset/NAME)"

@@ -30,7 +30,7 @@ _DATASETS = Path("dataset")
 
 def prepare_command(arguments: list[str]) -> None:
     """Prepare a dataset. Log what is written and, on the last lines, its folder and a command that uses it."""
-    if arguments == ["--list"]:
+    if "--list" in arguments:
         print(listing(_DATASETS), end="")
         return
     options, mistakes = parse(arguments)

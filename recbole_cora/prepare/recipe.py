@@ -183,6 +183,11 @@ def _split_problems(raw: Raw, recipe: Recipe, split: Array, label: Array) -> lis
     for code, name in enumerate(SPLITS[:2]):
         labels = label[split == code]
         if len(labels) and labels.min() == labels.max():
+            if recipe.negatives is not None:
+                problems.append(
+                    f"no dislike can be sampled for the {name} rows of {recipe.name}: the users have all items"
+                )
+                continue
             taste = "liked" if labels[0] else "disliked"
             problems.append(
                 f"every {name} row of {recipe.name} would be {taste} (rating >= {recipe.like:g}); change --like"
@@ -193,8 +198,6 @@ def _split_problems(raw: Raw, recipe: Recipe, split: Array, label: Array) -> lis
 
 def _remedy(raw: Raw, recipe: Recipe) -> str:
     """Return what to do about rows of one class only."""
-    if recipe.negatives is not None:
-        return ", or ask for more --negatives"
     if raw.rating.min() == raw.rating.max():
         return f" (all ratings are {raw.rating[0]:g}; if each row is a like: --implicit)"
     like = better_like(raw.rating)
@@ -205,6 +208,6 @@ def better_like(rating: Array) -> float:
     """Return the rating from which on a row should be a like: 8 of ten stars, else what comes nearest to a half."""
     values, counts = np.unique(rating, return_counts=True)
     shares = np.cumsum(counts[::-1])[::-1] / len(rating)  # of ratings at least this high
-    if 5 < values[-1] <= 10 and LIKED[0] <= shares[min(np.searchsorted(values, 8), len(values) - 1)] <= LIKED[1]:
+    if 8 <= values[-1] <= 10 and LIKED[0] <= shares[np.searchsorted(values, 8)] <= LIKED[1]:
         return 8.0
     return float(values[np.argmin(np.abs(shares - 0.5))])
