@@ -201,6 +201,17 @@ def test_words_are_said_and_chosen(ratings: Ratings, caplog: pytest.LogCaptureFi
     assert main([*command, "--item-words=prize"]) == 2
 
 
+def test_a_run_can_be_given_the_name(ratings: Ratings, caplog: pytest.LogCaptureFixture) -> None:
+    """A file named by a number gives a name that `--dataset=` reads as text; the printed command runs."""
+    write("2024.csv", "user,item,rating,time", ratings, lambda u, i, r, t: (u, i, r, t))
+    with caplog.at_level(logging.INFO):
+        assert main(["prepare", "csv", "--ratings=2024.csv", "--quiet"]) == 0
+    command = caplog.messages[-1].removeprefix("next: recbole-cora ")
+    assert command == "run --model=MF --dataset=data-2024"
+    assert main([*shlex.split(command), "--max_steps=1", "--show_progress=False"]) == 0
+    assert main(["prepare", "csv", "--ratings=2024.csv", "--name=2024", "--quiet"]) == 2
+
+
 def test_a_dataset_is_replaced_only_by_force(ratings: Ratings, capsys: pytest.CaptureFixture[str]) -> None:
     write("mine.csv", "user,item,rating,time", ratings, lambda u, i, r, t: (u, i, r, t))
     command = ["prepare", "csv", "--ratings=mine.csv", "--quiet"]

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from recbole_cora.errors import SettingError
+from recbole_cora.settings.reading import parse_arguments
 
 
 def path(text: str) -> Path:
@@ -23,12 +24,23 @@ def name(text: str) -> str:
     """Return a dataset's name."""
     if not re.fullmatch(r"\w[\w.-]*", text):
         raise SettingError(f"the dataset's name is {text!r}; give a --name= of letters, digits, '-', '_' and '.'")
+    if not _is_text(text):
+        raise SettingError(f"the dataset's name is {text!r}, which --dataset= would not read as text; add a letter")
     return text
 
 
 def name_of(file: Path) -> str:
-    """Return the name of a dataset whose ratings file has this name: `my ratings.csv.gz` gives `my-ratings`."""
-    return name(re.sub(r"[^\w-]+", "-", file.name.split(".")[0]).strip("-"))
+    """Return the name of a dataset whose ratings file has this name.
+
+    `my ratings.csv.gz` gives `my-ratings`, and `2024.csv` gives `data-2024`.
+    """
+    text = re.sub(r"[^\w-]+", "-", file.name.split(".")[0]).strip("-")
+    return name(text if not text or _is_text(text) else f"data-{text}")
+
+
+def _is_text(text: str) -> bool:
+    """Return whether `run --dataset=` reads this as text, and not as a number or another value."""
+    return isinstance(parse_arguments([f"--dataset={text}"])["dataset"], str)
 
 
 def count(text: str) -> int:
