@@ -23,7 +23,7 @@ commands:
   run      train a model on a dataset, score it, and write a run folder
   compare  run several models, or a built-in experiment (the paper's tables), over seeds, and write one report
   tune     find good settings for any model with Ray Tune, by its scores on the valid rows
-  prepare  turn raw ratings (ml-1m, amazon-book, your own CSV) into a dataset with a fixed split
+  prepare  turn raw ratings (MovieLens, Amazon, Goodreads, your own CSV) into a dataset; prepare --list lists them
 
 examples:
   recbole-cora run --model=CoRA --dataset=ml-100k                    # defaults: LGCN encoder; tiny LLM without a GPU

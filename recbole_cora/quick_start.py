@@ -214,6 +214,7 @@ def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores,
         **({} if scores.references is None else {"reference": scores.references}),
         **_shortened_prompts(parts.prompts),
         "rows": {split: len(ratings.rows(split)) for split in SPLITS},
+        **({"negatives": ratings.negatives} if ratings.negatives else {}),
         "uauc_users": {split: ratings.users_with_both_classes(split) for split in ("valid", "test")},
         "seconds": {step: round(seconds, 2) for step, seconds in {**laps.seconds, "total": laps.total()}.items()},
         "trainable_parameters": trainable,
@@ -280,5 +281,7 @@ def _log_rows(ratings: Ratings) -> None:
         f"{ratings.name}: {counts} rows (train / valid / test), {len(ratings.user_tokens):,} users, "
         f"{len(ratings.item_tokens):,} items, {ratings.label.mean():.1%} liked, {no_history:,} rows without history"
     )
+    if ratings.negatives:
+        log.info(summary.negatives_note(ratings.negatives))
     if ratings.titles is not None and ratings.untitled:
         log.warning(f"{ratings.untitled} items have no title; prompts name them 'untitled item <id>'")

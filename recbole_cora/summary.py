@@ -84,7 +84,13 @@ def summary(result: Mapping[str, Any]) -> str:
         f"{result['dataset']}: {rows['train']:,} / {rows['valid']:,} / {rows['test']:,} rows; "
         f"UAUC over {users['valid']} valid and {users['test']} test users"
     )
-    return "\n".join([counts, head, *body])
+    notes = [negatives_note(result["negatives"])] if result.get("negatives") else []
+    return "\n".join([counts, *notes, head, *body])
+
+
+def negatives_note(negatives: str) -> str:
+    """Return the sentence about sampled negatives, whose AUC must not be compared with AUC on ratings."""
+    return f"Dislikes: {negatives}; AUC on them is another number than AUC on ratings."
 
 
 def write_scores(

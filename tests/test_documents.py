@@ -54,6 +54,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.yaml").write_text("model: CoRA\ndataset: toy\n")
     ratings = "user,item,rating,time\n" + "".join(f"u{n % 9},m{n % 14},{1 + n % 5},{n}\n" for n in range(200))
     (tmp_path / "ratings.csv").write_text(ratings)
+    plays = "user,item,time\n" + "".join(f"u{n % 9},m{(n % 9 + n // 9 * 2) % 14},{n}\n" for n in range(200))
+    (tmp_path / "plays.csv").write_text(plays)
     (tmp_path / "movies.csv").write_text("item,title\n" + "".join(f"m{n},Film {n}\n" for n in range(14)))
     return tmp_path
 

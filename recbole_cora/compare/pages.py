@@ -18,6 +18,7 @@ from recbole_cora.compare.rows import Row
 from recbole_cora.compare.table import COLUMNS, table
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_whole
+from recbole_cora.summary import negatives_note
 
 _BLOCK = re.compile(
     r"(?P<start><!-- table (?P<folder>\S+): (?P<columns>[^\n]*?) -->\n).*?(?P<end><!-- /table -->)", re.DOTALL
@@ -62,6 +63,8 @@ def caption(content: Mapping[str, Any], rows: list[Row]) -> str:
         f"users; mean ± standard deviation over seeds {seeds}",
         f"LLM: {', '.join(llms) or 'none'}",
     ]
+    if content.get("negatives"):
+        sentences.append(negatives_note(content["negatives"]).removesuffix("."))
     for name, values in (("Commit", content.get("commits", [])), ("Machine", content.get("machines", []))):
         known_values = [value for value in values if value]
         if known_values:

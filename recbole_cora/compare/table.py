@@ -12,6 +12,7 @@ from recbole_cora.compare.experiment import Experiment
 from recbole_cora.compare.rows import Row, Statistic, rows_of
 from recbole_cora.compare.runs import Result, Run
 from recbole_cora.files import json_text, write_whole
+from recbole_cora.summary import negatives_note
 
 _DECIMALS = 4
 
@@ -22,8 +23,10 @@ def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[st
     first = next((result for run in runs if (result := run.result()) is not None), None)
     content = {
         "experiment": experiment.name, "dataset": experiment.dataset, "seeds": list(experiment.seeds),
-        "settings": experiment.settings, "rows": first and first["rows"], "uauc_users": first and first["uauc_users"],
-        "versions": first and first["versions"], **_provenance(runs), "systems": [row.as_json() for row in rows],
+        "settings": experiment.settings, "rows": first and first["rows"],
+        **({"negatives": first["negatives"]} if first and "negatives" in first else {}),
+        "uauc_users": first and first["uauc_users"], "versions": first and first["versions"],
+        **_provenance(runs), "systems": [row.as_json() for row in rows],
     }  # fmt: skip
     _write_text(out / "report.json", json_text(content))
     _write_text(out / "report.md", _markdown(experiment, rows, first))
@@ -68,6 +71,7 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
         title, "",
         f"{counts} rows (train / valid / test), UAUC over {first['uauc_users']['test']} test users; seeds "
         f"{', '.join(map(str, experiment.seeds))}: mean ± standard deviation. LLM: {', '.join(llms) or 'none'}.",
+        *([negatives_note(first["negatives"])] if "negatives" in first else []),
         "Trained: number of parameters. Seconds: training and scoring. Published: the paper, with a 7B LLM.", "",
         *table(rows, ["AUC", "UAUC", "LogLoss", "trained", "seconds", "published AUC", "published UAUC"]),
         "", "Warm: user and item both have a train row; warm (3): at least 3, as in the paper.", "",

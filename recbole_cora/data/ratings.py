@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_cora.data.prepared import sampled_negatives
 from recbole_cora.data.protocol import SPLITS, Array, histories, order_of_rows, split_each_user, warm_rows
 from recbole_cora.errors import DataError
 from recbole_cora.files import content_key
@@ -32,8 +33,10 @@ class Ratings:
         split: index into SPLITS [R].
         liked: item codes; a row's history, oldest first, is `liked[history_start[row]:history_end[row]]`.
         titles: one title per item token; None if the dataset has no `.item` file.
-        item_text: per item, the other columns of the `.item` file on one line; "" if they are empty.
+        item_text: per item, the other columns of the `.item` file on one line, except numbers (`float`); "" if they
+            are empty.
         untitled: number of items without a title; they get a placeholder that names the item.
+        negatives: says how the sampled negatives among the rows were drawn; "" if all rows are ratings.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Ratings:
     titles: list[str] | None
     item_text: list[str]
     untitled: int
+    negatives: str = ""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -161,6 +165,7 @@ def load_ratings(folder: Path, name: str, settings: SettingValues) -> Ratings:
     ratings = Ratings(
         name, np.asarray(user_tokens, dtype=str), np.asarray(item_tokens, dtype=str), user, item,
         label.astype(np.float32), split, liked, start, end, titles, item_text, untitled,
+        sampled_negatives(folder, name) if is_prepared else "",
     )  # fmt: skip
     _check_splits(ratings)
     return ratings
@@ -257,7 +262,7 @@ def _items(path: Path, item_tokens: pd.Index, settings: SettingValues) -> tuple[
     """Return each item's title, each item's other cells on one line, and the number of items without a title."""
     if not path.is_file():
         return None, [""] * len(item_tokens), len(item_tokens)
-    frame, _ = read_atomic(path)
+    frame, types = read_atomic(path)
     title_field = settings.get("title_field")
     field = next((f for f in ([title_field] if title_field else _TITLE_FIELDS) if f in frame), None)
     if field is None:
@@ -270,7 +275,8 @@ def _items(path: Path, item_tokens: pd.Index, settings: SettingValues) -> tuple[
     frame = frame.drop_duplicates(settings["ITEM_ID_FIELD"]).set_index(settings["ITEM_ID_FIELD"])
     frame = frame.reindex(item_tokens).fillna("")
     titles = [title.strip() or f"untitled item {token}" for title, token in zip(frame[field], item_tokens, strict=True)]
-    text = [" ".join(cell for cell in row if cell) for row in frame.drop(columns=field).itertuples(index=False)]
+    words = [column for column in frame.columns if column != field and not types[column].startswith("float")]
+    text = [" ".join(cell for cell in row if cell) for row in frame[words].itertuples(index=False)]
     return titles, text, int((frame[field].str.strip() == "").sum())
 
 

@@ -6,20 +6,17 @@ and time, as numbers. Metadata is parsed only for items with a rating in that ye
 
 from __future__ import annotations
 
-import ast
 import html
-import json
-import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recbole_cora.errors import DataError
+from recbole_cora.prepare.jsonl import cells_of, flat, number_text, parse
 from recbole_cora.prepare.lines import lines_of
 from recbole_cora.prepare.problems import FileProblems, Problems
 from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
@@ -56,18 +53,13 @@ def _reviews(path: Path, first: float, last: float, problems: FileProblems, show
         times = _TIME.findall(line)
         if not line or (len(times) == 1 and times[0] and not first <= int(times[0]) < last):
             continue
-        review = _parse(line)
+        review = parse(line)
         if not isinstance(review, dict):
             problems.add("line that is no JSON object", number, line.decode("utf-8", "replace"))
             continue
-        cells = [review.get(field) for field in _FIELDS]
-        unusable_fields = [
-            field
-            for field, cell in zip(_FIELDS, cells, strict=True)
-            if isinstance(cell, bool) or not isinstance(cell, (str, int, float))
-        ]
-        if unusable_fields:
-            problems.add(f"review without a usable {unusable_fields[0]}", number, line.decode("utf-8", "replace"))
+        cells, unusable = cells_of(review, _FIELDS)
+        if unusable is not None:
+            problems.add(f"review without a usable {unusable}", number, line.decode("utf-8", "replace"))
             continue
         user, item, rating, time = map(str, cells)
         if not (isinstance(cells[3], (int, float)) and 1e8 <= cells[3] < 4e9 and not first <= cells[3] < last):
@@ -82,43 +74,14 @@ def _metadata(path: Path, item_tokens: set[str], problems: FileProblems, show_pr
         tokens = _ASIN.findall(line)
         if not line or (tokens and not any(token.decode("utf-8", "replace") in item_tokens for token in tokens)):
             continue
-        item = _parse(line)
+        item = parse(line)
         if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
             problems.add("line that is no item", number, line.decode("utf-8", "replace"))
         elif item["asin"] in item_tokens:
             count += 1
             title, brand = (html.unescape(v) if isinstance(v, str) else "" for v in map(item.get, ("title", "brand")))
-            categories = " ".join(_flat(item.get("categories") or item.get("category") or []))
-            table.add(number, item["asin"], title, brand, html.unescape(categories), _price(item.get("price")))
+            categories = " ".join(flat(item.get("categories") or item.get("category") or []))
+            table.add(number, item["asin"], title, brand, html.unescape(categories), number_text(item.get("price")))
     if not count:
         raise DataError(f"{path} has none of the {len(item_tokens):,} rated items; does it belong to other reviews?")
     return table.finish()
-
-
-def _price(value: Any) -> str:
-    """Return a number as text, or "" for anything else."""
-    try:
-        price = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return ""
-    return f"{price:g}" if math.isfinite(price) else ""
-
-
-def _flat(value: object) -> Iterator[str]:
-    """Yield the entries of nested lists as text."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _flat(part)
-    else:
-        yield str(value)
-
-
-def _parse(line: bytes) -> object:
-    """Return the object of a line; None if it is neither JSON nor a Python literal (parsed, never executed)."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        try:
-            return ast.literal_eval(line.decode("utf-8"))
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return None

@@ -16,11 +16,11 @@ _BLOCK = 1 << 18
 _TIMEOUT_S = 30
 
 
-def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool = True) -> Path:
+def download(url: str, target: Path, md5: str | None, remedy: str, show_progress: bool = True) -> Path:
     """Fetch `url` into `target`. Keep an existing `target`; resume a partial download.
 
     Args:
-        md5: the hex digest that the publisher states.
+        md5: the hex digest that the publisher states; None if there is none: then only the length is checked.
         remedy: what the user can do instead, for the error message.
 
     Raises:
@@ -33,8 +33,7 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
             if target.is_file():
                 return target
             _fetch(url, part, show_progress)
-            digest = hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
-            if digest != md5:
+            if md5 is not None and (digest := _md5(part)) != md5:
                 part.unlink()
                 raise DataError(
                     f"{url} is not the expected file (its md5 is {digest}, not {md5}); try again, or {remedy}"
@@ -44,6 +43,14 @@ def download(url: str, target: Path, md5: str, remedy: str, show_progress: bool 
         reason = getattr(error, "reason", None) or error
         raise DataError(f"cannot download {url} ({reason}); {remedy}") from None
     return target
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _fetch(url: str, part: Path, show_progress: bool) -> None:

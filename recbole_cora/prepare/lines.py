@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -17,11 +18,15 @@ from recbole_cora.progress import Progress
 _LINES_PER_UPDATE = 10_000
 
 
-def lines_of(path: Path, show_progress: bool = True, member: str | None = None) -> Iterator[bytes]:
+def lines_of(
+    path: Path, show_progress: bool = True, member: str | None = None, encoding: str | None = None
+) -> Iterator[bytes]:
     """Yield the lines without their line ends. The progress bar counts the bytes of the file or of the member.
 
     Args:
         member: the name of a file in the zip archive `path`, in any of its folders.
+        encoding: an encoding in which a line does not end with the byte 10, such as UTF-16; the lines are yielded in
+            UTF-8.
 
     Raises:
         DataError: there is no such file or member, or it is damaged.
@@ -43,7 +48,11 @@ def lines_of(path: Path, show_progress: bool = True, member: str | None = None) 
                 file.seek(0)
             total = None if member else path.stat().st_size
             bar = stack.enter_context(Progress(member or path.name, "B", total, show=show_progress))
-            for number, line in enumerate(stream, start=1):
+            lines: Iterable[bytes] = stream
+            if encoding is not None:
+                texts = io.TextIOWrapper(stream, encoding, errors="replace", newline="\n")  # type: ignore[type-var]
+                lines = (text.encode() for text in texts)
+            for number, line in enumerate(lines, start=1):
                 if number % _LINES_PER_UPDATE == 0:
                     bar.update((stream if member else file).tell() - bar.done)
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")

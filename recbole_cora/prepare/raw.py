@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +15,12 @@ import pandas as pd
 from recbole_cora.data.protocol import Array
 from recbole_cora.errors import DataError
 from recbole_cora.prepare.problems import FileProblems
+from recbole_cora.prepare.times import TimeFormat, numbers
 
 #: The largest plausible timestamp, in Unix seconds: the start of the year 2100.
 _LAST_SECOND = 4_102_444_800
 _CHUNK = 50_000
+_SECONDS = TimeFormat()
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _SPACE = re.compile(r"\s")
 
@@ -38,6 +40,8 @@ class Raw:
         item_types: RecBole's type of each of these columns.
         files: the files that were read.
         problems: the problems of the ratings file.
+        notes: what the reader found in the files, one line each, for the screen.
+        has_times: False if `time` is only the order of the rows in the file.
     """
 
     user: Array
@@ -51,6 +55,8 @@ class Raw:
     item_types: dict[str, str]
     files: list[Path]
     problems: FileProblems
+    notes: list[str] = field(default_factory=list)
+    has_times: bool = True
 
 
 class RatingColumns:
@@ -59,10 +65,13 @@ class RatingColumns:
     Args:
         problems: the problems of the ratings file.
         least, most: the range of valid ratings.
+        time: how times are written.
     """
 
-    def __init__(self, problems: FileProblems, least: float = -np.inf, most: float = np.inf) -> None:
-        self._problems, self._least, self._most = problems, least, most
+    def __init__(
+        self, problems: FileProblems, least: float = -np.inf, most: float = np.inf, time: TimeFormat = _SECONDS
+    ) -> None:
+        self._problems, self._least, self._most, self._time = problems, least, most, time
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
         self._chunks: list[tuple[Array, ...]] = []
@@ -71,7 +80,7 @@ class RatingColumns:
         self, line: Array, user: Sequence[str], item: Sequence[str], rating: Sequence[str], time: Sequence[str]
     ) -> None:
         """Add the rows of one chunk: line numbers, tokens, and `rating` and `time` as text."""
-        ratings, seconds = _numbers(rating), self._seconds(line, time)
+        ratings, seconds = numbers(rating), self._seconds(line, time)
         with np.errstate(invalid="ignore"):
             wrong = (
                 ("no user or item", [not u.strip() or not i.strip() for u, i in zip(user, item, strict=True)], user),
@@ -119,18 +128,20 @@ class RatingColumns:
         return [one_word(token) for token in codes_by_token]
 
     def _seconds(self, line: Array, time: Sequence[str]) -> Array:
-        """Return Unix seconds of numbers and ISO dates (UTC if they name no zone); nan for anything else."""
-        seconds = _numbers(time)
-        days = (seconds >= 19700101) & (seconds <= 21001231) & (seconds % 100 <= 31) & (seconds % 10000 <= 1231)
+        """Return Unix seconds of the cells; nan for a cell that is no time."""
+        if self._time.pattern is not None:
+            return self._time.dates(time)
+        seconds = self._time.numbers(time)
+        days = np.zeros(len(seconds), dtype=bool)
+        if self._time.unit == "s":
+            days = (seconds >= 19700101) & (seconds <= 21001231) & (seconds % 100 <= 31) & (seconds % 10000 <= 1231)
         if days.any():  # as seconds, they would all lie between August 17 and September 1, 1970
             first = int(np.argmax(days))
             kind = "timestamp of eight digits, read as a date"
             self._problems.add(kind, int(line[first]), time[first], int(days.sum()), kept=True)
         dates = np.flatnonzero(~np.isfinite(seconds) | days).tolist()
         if dates:
-            cells = pd.Series([time[place] for place in dates], dtype=object)
-            times = pd.to_datetime(cells, errors="coerce", utc=True, format="ISO8601")
-            seconds[dates] = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy()
+            seconds[dates] = self._time.dates([time[place] for place in dates])
         return seconds
 
 
@@ -189,11 +200,6 @@ def one_word(token: str) -> str:
 
 def _is_no_text(user: str, item: str) -> bool:
     return _NO_TEXT.search(user) is not None or _NO_TEXT.search(item) is not None
-
-
-def _numbers(cells: Sequence[str]) -> Array:
-    """Return the cells as floats; nan where one is not a number."""
-    return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64, copy=True)
 
 
 def _codes(tokens: Sequence[str], keep: Array, codes: dict[str, int]) -> Array:

@@ -1,15 +1,10 @@
-"""Turn raw columns into the rows of a dataset: label, split, order and histories. Write them to files."""
+"""Turn raw columns into the rows of a dataset: label, split, order, histories, and sampled negatives if wanted."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from recbole_cora.data.protocol import (
     NO_SPLIT,
@@ -20,22 +15,13 @@ from recbole_cora.data.protocol import (
     split_all_in_time,
     split_each_user,
     split_in_windows,
-    warm_rows,
 )
 from recbole_cora.errors import DataError, raise_all
-from recbole_cora.files import json_text, replace_files
-from recbole_cora.prepare.problems import Problems
+from recbole_cora.prepare.negatives import Negatives, draw
 from recbole_cora.prepare.raw import Raw
 
-log = logging.getLogger()
-
-#: Raise it when the same raw files and options would give other bytes.
-VERSION = 1
-#: The most liked items in a row's `item_id_list`. It is RecBole's MAX_ITEM_LIST_LENGTH: RecBole does not cut lists.
-HISTORY_ITEMS = 50
-#: The list of a row without history. RecBole's sequential models fail on an empty list. RecBole reads a no-break space
-#: as one token, which is not an item of the dataset; Python's `split()` drops it.
-NO_HISTORY = "\u00a0"
+#: Shares of liked rows between which a threshold is taken as meant.
+LIKED = (0.15, 0.85)
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,8 @@ class Recipe:
         more_than: keep users and items with more rows than this. Rows are counted once, inside the windows and before
             repeats are dropped.
         drop_repeats: keep only the first of rows with the same user, item and timestamp.
+        negatives: for implicit feedback, where each row is a like: how dislikes are sampled. Only the first row of a
+            user and an item is kept then.
     """
 
     name: str
@@ -61,6 +49,7 @@ class Recipe:
     per_user: bool = True
     more_than: int = 0
     drop_repeats: bool = True
+    negatives: Negatives | None = None
 
     def split(self, user: Array, time: Array) -> Array:
         """Return the split codes of rows that are in order; NO_SPLIT outside the windows."""
@@ -76,7 +65,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a dataset in order. Columns are as in `Ratings`, with codes of the raw tokens."""
+    """The rows of a dataset in order. Columns are as in `Ratings`, with codes of the raw tokens.
+
+    Attributes:
+        is_sampled: which rows are sampled negatives; each follows the like that it accompanies.
+        dropped: number of usable raw rows that are no rows of the dataset, by reason.
+    """
 
     user: Array
     item: Array
@@ -87,74 +81,83 @@ class Rows:
     liked: Array
     history_start: Array
     history_end: Array
-
-
-@dataclass(frozen=True)
-class SplitCounts:
-    """Counts of one split.
-
-    Attributes:
-        liked: the share of rows with label 1.
-        uauc_users: users with rows of both labels.
-        warm: rows whose user and item both have a train row.
-        warm_at_least_3: rows whose user and item both have at least 3 train rows.
-    """
-
-    rows: int
-    users: int
-    items: int
-    liked: float
-    uauc_users: int
-    warm: int
-    warm_at_least_3: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Content of `<name>.prepared.json`.
-
-    Attributes:
-        version: VERSION of this module.
-        splits: counts by split.
-        raw_rows: usable rows of the raw files.
-        raw_files, files: checksums of the files that were read and written, by name.
-        problems: by file and kind.
-    """
-
-    recipe: Recipe
-    version: int
-    history_items: int
-    users: int
-    items: int
-    splits: dict[str, SplitCounts]
-    raw_rows: int
-    raw_files: dict[str, str]
-    files: dict[str, str] = field(default_factory=dict)
-    problems: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
-
-    def line(self) -> str:
-        """Return the counts in one line for the screen."""
-        rows = " / ".join(f"{counts.rows:,}" for counts in self.splits.values())
-        return f"{rows} rows (train / valid / test), {self.users:,} users, {self.items:,} items"
+    is_sampled: Array
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def make_rows(raw: Raw, recipe: Recipe) -> Rows:
     """Apply the recipe. Raises DataError that names each empty split, and train or valid if it has one class only."""
     rows = np.arange(len(raw.user))
+    dropped: dict[str, int] = {}
+
+    def keep(kept: Array, reason: str) -> None:
+        nonlocal rows
+        if len(kept) < len(rows):
+            dropped[reason] = len(rows) - len(kept)
+        rows = kept
+
     if recipe.boundaries:
-        rows = np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT)
+        keep(np.flatnonzero(recipe.split(raw.user, raw.time) != NO_SPLIT), "outside the dates of the split")
     if recipe.more_than and len(rows):
         frequent = [np.bincount(column[rows]) > recipe.more_than for column in (raw.user, raw.item)]
-        rows = rows[frequent[0][raw.user[rows]] & frequent[1][raw.item[rows]]]
+        kept = rows[frequent[0][raw.user[rows]] & frequent[1][raw.item[rows]]]
+        keep(kept, f"of users or items with at most {recipe.more_than} rows")
     rows = rows[order_of_rows(raw.user[rows], raw.time[rows], raw.item[rows])]
+    if recipe.negatives is not None:
+        keep(rows[~_pairs_again(raw, rows)], "the same user and item again")
     repeats = _repeats(raw, rows, recipe.drop_repeats)
     if recipe.drop_repeats:
-        rows = rows[~repeats]
+        keep(rows[~repeats], "the same user, item and timestamp again")
     user, item, time = raw.user[rows], raw.item[rows], raw.time[rows]
     split = recipe.split(user, time)
     label = (raw.rating[rows] >= recipe.like).astype(np.float32)
-    raise_all(_split_problems(raw, recipe, split, label), DataError)
-    return Rows(user, item, raw.rating[rows], time, label, split, *histories(user, item, label))
+    no_sample = np.zeros(len(rows), dtype=bool)
+    made = Rows(user, item, raw.rating[rows], time, label, split, *histories(user, item, label), no_sample, dropped)
+    if recipe.negatives is not None and len(rows):
+        made = _with_negatives(raw, made, recipe.negatives)
+    raise_all(_split_problems(raw, recipe, made.split, made.label), DataError)
+    return made
+
+
+def _with_negatives(raw: Raw, likes: Rows, negatives: Negatives) -> Rows:
+    """Return the rows with their sampled negatives.
+
+    A negative has the user, the time, the split and the history of the like before it: the two differ in the item, and
+    in nothing else by which a model could tell them apart.
+    """
+    order = np.argsort(raw.user, kind="stable")
+    items_of_user = np.split(raw.item[order], np.cumsum(np.bincount(raw.user))[:-1])
+    drawn = draw(likes.user, likes.item, items_of_user, negatives)
+    items = np.column_stack([likes.item, drawn])
+    kept = (items >= 0).ravel()
+    source = np.repeat(np.arange(len(likes.user)), items.shape[1])[kept]
+    is_sampled = np.tile(np.arange(items.shape[1]) > 0, len(likes.user))[kept]
+    if missing := len(drawn.ravel()) - int(is_sampled.sum()):
+        first = int(np.argmax((drawn < 0).any(axis=1)))
+        kind = "fewer sampled negatives than asked: the user has nearly every item"
+        line = int(raw.line[np.argmax(raw.user == likes.user[first])])
+        raw.problems.add(kind, line, raw.user_tokens[likes.user[first]], missing, kept=True)
+    return Rows(
+        user=likes.user[source],
+        item=items.ravel()[kept],
+        rating=np.where(is_sampled, 0.0, likes.rating[source]),
+        time=likes.time[source],
+        label=np.where(is_sampled, 0.0, likes.label[source]).astype(np.float32),
+        split=likes.split[source],
+        liked=likes.liked,
+        history_start=likes.history_start[source],
+        history_end=likes.history_end[source],
+        is_sampled=is_sampled,
+        dropped=likes.dropped,
+    )
+
+
+def _pairs_again(raw: Raw, rows: Array) -> Array:
+    """Return a mask of the rows whose user and item have an earlier row; the rows are in order of users and times."""
+    again = np.ones(len(rows), dtype=bool)
+    pairs = raw.user[rows].astype(np.int64) * len(raw.item_tokens) + raw.item[rows]
+    again[np.unique(pairs, return_index=True)[1]] = False
+    return again
 
 
 def _repeats(raw: Raw, rows: Array, drop: bool) -> Array:
@@ -180,101 +183,31 @@ def _split_problems(raw: Raw, recipe: Recipe, split: Array, label: Array) -> lis
     for code, name in enumerate(SPLITS[:2]):
         labels = label[split == code]
         if len(labels) and labels.min() == labels.max():
+            if recipe.negatives is not None:
+                problems.append(
+                    f"no dislike can be sampled for the {name} rows of {recipe.name}: the users have all items"
+                )
+                continue
             taste = "liked" if labels[0] else "disliked"
             problems.append(
                 f"every {name} row of {recipe.name} would be {taste} (rating >= {recipe.like:g}); change --like"
+                + _remedy(raw, recipe)
             )
     return problems
 
 
-def prepare(raw: Raw, recipe: Recipe, problems: Problems, out: Path) -> Summary:
-    """Write `<name>.{train,valid,test}.inter`, `<name>.item` and `<name>.prepared.json` into `out`: all or none.
-
-    Raises:
-        DataError: a split cannot be used (see `make_rows`), or the files cannot be written.
-    """
-    rows = make_rows(raw, recipe)
-    files = {f"{recipe.name}.{split}.inter": _inter(raw, rows, code) for code, split in enumerate(SPLITS)}
-    if raw.items is not None:
-        files[f"{recipe.name}.item"] = iter(_items(raw, raw.items, rows))
-    summary = Summary(
-        recipe=recipe,
-        version=VERSION,
-        history_items=HISTORY_ITEMS,
-        users=len(np.unique(rows.user)),
-        items=len(np.unique(rows.item)),
-        splits={split: _counts(rows, code) for code, split in enumerate(SPLITS)},
-        raw_rows=len(raw.user),
-        raw_files={path.name: _sha256(path) for path in raw.files},
-    )
-
-    def fill(folder: Path) -> None:
-        nonlocal summary
-        for name, lines in files.items():
-            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
-        checksums = {name: _sha256(folder / name) for name in files}
-        summary = replace(summary, files=checksums, problems=problems.as_json())
-        text = json_text(asdict(summary))
-        (folder / f"{recipe.name}.prepared.json").write_text(text, encoding="utf-8", newline="\n")
-
-    try:
-        replace_files(out, fill, stale=[f"{recipe.name}.item"])
-    except OSError as error:
-        raise DataError(f"cannot write into {out} ({error.strerror}); make room or give another --out=") from None
-    problems.report()
-    return summary
+def _remedy(raw: Raw, recipe: Recipe) -> str:
+    """Return what to do about rows of one class only."""
+    if raw.rating.min() == raw.rating.max():
+        return f" (all ratings are {raw.rating[0]:g}; if each row is a like: --implicit)"
+    like = better_like(raw.rating)
+    return f" (try --like={like:g})" if like != recipe.like else ""
 
 
-def _inter(raw: Raw, rows: Rows, code: int) -> Iterator[str]:
-    """Yield the lines of a split's `.inter` file."""
-    tokens = raw.item_tokens
-    yield "user_id:token\titem_id:token\trating:float\ttimestamp:float\tlabel:float\titem_id_list:token_seq\n"
-    for row in np.flatnonzero(rows.split == code).tolist():
-        start = max(rows.history_start[row], rows.history_end[row] - HISTORY_ITEMS)
-        history = " ".join([tokens[item] for item in rows.liked[start : rows.history_end[row]].tolist()])
-        yield (
-            f"{raw.user_tokens[rows.user[row]]}\t{tokens[rows.item[row]]}\t{rows.rating[row]:.12g}\t{rows.time[row]:.16g}\t"
-            f"{rows.label[row]:g}\t{history or NO_HISTORY}\n"
-        )
-
-
-def _items(raw: Raw, items: pd.DataFrame, rows: Rows) -> list[str]:
-    """Return the lines of the `.item` file, in order of first appearance.
-
-    Every rated item gets a line, because RecBole drops the rows of an item without one.
-    """
-    codes = np.unique(rows.item)
-    table = items.reindex([raw.item_tokens[code] for code in codes]).fillna("")
-    untitled = (table["title"] == "").to_numpy()
-    if untitled.any():
-        first = codes[untitled][0]
-        line, count = int(raw.line[np.argmax(raw.item == first)]), int(untitled.sum())
-        raw.problems.add("item without a title", line, raw.item_tokens[first], count, kept=True)
-    header = ["item_id:token", *(f"{column}:{raw.item_types[column]}" for column in items.columns)]
-    return ["\t".join(row) + "\n" for row in (header, *table.itertuples(index=True, name=None))]
-
-
-def _counts(rows: Rows, code: int) -> SplitCounts:
-    here = rows.split == code
-    user, label = rows.user[here], rows.label[here]
-    likes, count = np.bincount(user, label), np.bincount(user)
-    train = rows.split == SPLITS.index("train")
-    warm, warm_at_least_3 = (warm_rows(rows.user, rows.item, train, least) & here for least in (1, 3))
-    return SplitCounts(
-        rows=int(here.sum()),
-        users=len(np.unique(user)),
-        items=len(np.unique(rows.item[here])),
-        liked=round(float(label.mean()), 4),
-        uauc_users=int(((likes > 0) & (likes < count)).sum()),
-        warm=int(warm.sum()),
-        warm_at_least_3=int(warm_at_least_3.sum()),
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def better_like(rating: Array) -> float:
+    """Return the rating from which on a row should be a like: 8 of ten stars, else what comes nearest to a half."""
+    values, counts = np.unique(rating, return_counts=True)
+    shares = np.cumsum(counts[::-1])[::-1] / len(rating)  # of ratings at least this high
+    if 8 <= values[-1] <= 10 and LIKED[0] <= shares[np.searchsorted(values, 8)] <= LIKED[1]:
+        return 8.0
+    return float(values[np.argmin(np.abs(shares - 0.5))])

@@ -1,179 +1,236 @@
-"""Read a user's own ratings and items: CSV or TSV files with a header, gzipped or not."""
+"""Read a user's own ratings and items: CSV, TSV or Parquet files with a header."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from recbole_cora.errors import CoraError, DataError, SettingError, nearest, raise_all
-from recbole_cora.prepare.lines import lines_of
+from recbole_cora.errors import CoraError, DataError, raise_all
+from recbole_cora.prepare.columns import find_columns, id_places, missing_columns
+from recbole_cora.prepare.delimited import DelimitedFile, sample_of
+from recbole_cora.prepare.item_words import check_words, sort_columns
+from recbole_cora.prepare.parquet import ParquetFile, is_parquet
 from recbole_cora.prepare.problems import FileProblems, Problems
 from recbole_cora.prepare.raw import ItemTable, RatingColumns, Raw, in_chunks
+from recbole_cora.prepare.times import TimeFormat, find_format, numbers
 
-if TYPE_CHECKING:
-    from _csv import Reader
-
-#: Header names by which a column is found if the user does not name it; compared in lower case.
-GUESSES = {
-    "user": ("user_id", "userid", "user", "uid", "reviewerid", "customer_id", "session_id"),
-    "item": ("item_id", "itemid", "item", "iid", "movieid", "movie_id", "book_id", "isbn", "asin", "product_id"),
-    "rating": ("rating", "ratings", "score", "stars", "overall", "label", "book-rating"),
-    "time": ("timestamp", "time", "date", "datetime", "created_at", "unixreviewtime"),
-    "title": ("title", "name", "movie_title", "item_title", "book_title", "book-title", "product_title"),
-}
-_RATING_COLUMNS, _ITEM_COLUMNS = ("user", "item", "rating", "time"), ("item", "title")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
-def read(
-    ratings: Path,
-    items: Path | None,
-    problems: Problems,
-    columns: dict[str, str | None] | None = None,
-    separator: str | None = None,
-    show_progress: bool = True,
-) -> Raw:
+@dataclass(frozen=True)
+class TableOptions:
+    """The files to read, and what the user says about them.
+
+    Attributes:
+        ratings: one rating or interaction per row.
+        items: one item per row; it may be the ratings file again, if that has the titles.
+        columns: the names of the `user`, `item`, `rating`, `time`, `title` and `items_id` columns; None finds one.
+        separator, encoding, time_format: None finds it.
+        implicit: each row is a like, so that no rating is read.
+        has_times: False: the rows are in order of time.
+        item_words: columns of the item file that are words; None decides by what they hold.
+    """
+
+    ratings: Path
+    items: Path | None = None
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    separator: str | None = None
+    encoding: str | None = None
+    time_format: TimeFormat | None = None
+    implicit: bool = False
+    has_times: bool = True
+    item_words: tuple[str, ...] | None = None
+
+    def open(self, path: Path, problems: FileProblems, show_progress: bool = False) -> DelimitedFile | ParquetFile:
+        """Open one of the files at its header."""
+        if path.exists() and not path.is_file():  # a pipe can be read only once, /dev/zero forever
+            raise DataError(f"{path} is not a file; expected one that holds a header line and rows")
+        if is_parquet(path):
+            return ParquetFile(path, problems)
+        return DelimitedFile(path, problems, self.separator, self.encoding, show_progress)
+
+    @property
+    def rating_columns(self) -> tuple[str, ...]:
+        """The columns of the ratings file that are needed."""
+        rating, time = () if self.implicit else ("rating",), ("time",) if self.has_times else ()
+        return ("user", "item", *rating, *time)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `examine` found in the headers and first rows: the places of the columns, and how times are written."""
+
+    ratings: dict[str, int]
+    items: dict[str, int]
+    time: TimeFormat
+    decimal_comma: bool
+    notes: list[str]
+
+
+def examine(options: TableOptions) -> tuple[Plan | None, list[CoraError]]:
+    """Look at the headers and first rows of both files. Return a plan, or every mistake that they reveal."""
+    mistakes: list[CoraError] = []
+    notes: list[str] = []
+    time, decimal_comma = options.time_format or TimeFormat(), False
+    ratings: dict[str, int] = {}
+    items: dict[str, int] = {}
+    item_name, rated_items = options.columns.get("item"), set[str]()
+    if (opened := _open(options, options.ratings, mistakes)) is not None:
+        file, sample = opened
+        ratings = _places(file, sample, {what: options.columns.get(what) for what in options.rating_columns}, mistakes)
+        if options.has_times and options.time_format is None and "time" in ratings:
+            try:
+                where = f"the column '{file.header[ratings['time']]}' of {file.path}"
+                time = find_format([row[ratings["time"]] for row in sample], where)
+            except DataError as error:
+                mistakes.append(error)
+        decimal_comma = "rating" in ratings and _has_decimal_comma([row[ratings["rating"]] for row in sample])
+        if "item" in ratings:
+            item_name, rated_items = file.header[ratings["item"]], {row[ratings["item"]] for row in sample}
+        notes.append(_note(file, sample, ratings, options, time, decimal_comma))
+        if options.items is None:
+            has_titles = "title" in find_columns(file.path, file.header, {"title": options.columns.get("title")})[0]
+            remedy = f"--items={options.ratings}, whose titles can be read too" if has_titles else "--items=FILE"
+            notes.append(f"no item file: MF, LGCN, SAS and others run, but CoRA's prompts need titles; add {remedy}")
+    if options.items is not None and (opened := _open(options, options.items, mistakes)) is not None:
+        file, sample = opened
+        names = {"items_id": options.columns.get("items_id"), "title": options.columns.get("title")}
+        if names["items_id"] is None:
+            names["items_id"] = _id_column(options, file.header, item_name, rated_items)
+        items = _places(file, sample, names, mistakes)
+        mistakes += [DataError(problem) for problem in check_words(options.item_words, file.header)]
+        if len(items) == len(names):
+            item, title = (file.header[items[what]] for what in names)
+            notes.append(f"{file.path.name} ({file}): item = {item}, title = {title}")
+    return (None if mistakes else Plan(ratings, items, time, decimal_comma, notes)), mistakes
+
+
+def read(options: TableOptions, problems: Problems, show_progress: bool = True) -> Raw:
     """Return the ratings and the item table.
-
-    Args:
-        columns: the names of the `user`, `item`, `rating`, `time` and `title` columns; None finds one by GUESSES.
-        separator: the character between cells. None: a tab for a `.tsv`, `.inter` or `.item` file or a header with a
-            tab, else the more frequent of semicolon and comma.
 
     Raises:
         DataError: files or columns are missing (all are named), the separator is impossible, or no row is usable.
     """
-    columns = columns or {}
-    raise_all(mistakes(ratings, items, columns, separator), DataError)
-    rating_columns = RatingColumns(problems.of(ratings))
-    table = _Table(ratings, separator, problems.of(ratings), show_progress)
-    places = [table.column(what, columns.get(what)) for what in _RATING_COLUMNS]
-    for chunk in in_chunks(table.rows(several_lines=False)):
-        user, item, rating, time = ([row[place] for _, row in chunk] for place in places)
-        rating_columns.add(np.array([line for line, _ in chunk]), user, item, rating, time)
-    if items is None:
-        return rating_columns.finish(None, {}, [ratings])
-    frame = _items(_Table(items, separator, problems.of(items), show_progress=False), problems.of(items), columns)
-    return rating_columns.finish(frame, dict.fromkeys(frame.columns, "token_seq"), [ratings, items])
+    plan, mistakes = examine(options)
+    raise_all(map(str, mistakes), DataError)
+    assert plan is not None
+    columns = RatingColumns(problems.of(options.ratings), time=plan.time)
+    file = options.open(options.ratings, problems.of(options.ratings), show_progress)
+    for chunk in in_chunks(file.rows()):
+        lines = [line for line, _ in chunk]
+        user, item = ([row[plan.ratings[what]] for _, row in chunk] for what in ("user", "item"))
+        rating = ["1"] * len(chunk) if options.implicit else [row[plan.ratings["rating"]] for _, row in chunk]
+        if plan.decimal_comma:
+            rating = [cell.replace(",", ".") for cell in rating]
+        time = [row[plan.ratings["time"]] for _, row in chunk] if options.has_times else list(map(str, lines))
+        columns.add(np.array(lines), user, item, rating, time)
+    notes = list(plan.notes)
+    if options.items is None:
+        raw = columns.finish(None, {}, [options.ratings])
+    else:
+        frame, types = _items(options, plan, problems, notes)
+        raw = columns.finish(frame, types, list(dict.fromkeys([options.ratings, options.items])))
+        if not frame.index.isin(raw.item_tokens).any():
+            raise DataError(
+                f"{options.items} names none of the rated items: there an item is {frame.index[0]!r}, in "
+                f"{options.ratings} it is {raw.item_tokens[0]!r}; name the id's column by --items-id-column= or "
+                "--item-column="
+            )
+    raw.notes, raw.has_times = notes, options.has_times
+    return raw
 
 
-def mistakes(
-    ratings: Path, items: Path | None, columns: dict[str, str | None], separator: str | None = None
-) -> list[str]:
-    """Return every mistake that the headers of both files reveal; the arguments are those of `read`."""
-    problems = []
-    for path, columns_to_find in ((ratings, _RATING_COLUMNS), (items, _ITEM_COLUMNS)):
-        if path is None:
-            continue
-        if path.exists() and not path.is_file():  # a pipe can be read only once, /dev/zero forever
-            problems.append(f"{path} is not a file; expected one that holds a header line and rows")
-            continue
-        try:
-            table = _Table(path, separator, FileProblems(path, strict=False), show_progress=False)
-        except CoraError as error:
-            problems.append(str(error))
-            continue
-        for what in columns_to_find:
-            try:
-                table.column(what, columns.get(what))
-            except DataError as error:
-                problems.append(str(error))
-    return list(dict.fromkeys(problems))
+def _open(
+    options: TableOptions, path: Path, mistakes: list[CoraError]
+) -> tuple[DelimitedFile | ParquetFile, list[list[str]]] | None:
+    """Return a file and its first rows, or None after adding the reason to `mistakes`."""
+    try:
+        file = options.open(path, FileProblems(path, strict=False))
+        return file, sample_of(file.rows(several_lines=path == options.items))
+    except CoraError as error:
+        if str(error) not in map(str, mistakes):
+            mistakes.append(error)
+        return None
 
 
-def _items(table: _Table, problems: FileProblems, columns: dict[str, str | None]) -> pd.DataFrame:
-    """Return the item table; columns other than the item and its title are kept too."""
-    item, title = (table.column(what, columns.get(what)) for what in _ITEM_COLUMNS)
-    others = [place for place in range(len(table.header)) if place not in (item, title)]
-    item_table = ItemTable(problems, [table.header[place] for place in others])
-    for line, row in table.rows(several_lines=True):
-        item_table.add(line, row[item], row[title], *(row[place] for place in others))
-    return item_table.finish()
+def _places(
+    file: DelimitedFile | ParquetFile,
+    sample: Sequence[Sequence[str]],
+    names: Mapping[str, str | None],
+    mistakes: list[CoraError],
+) -> dict[str, int]:
+    places, missing, problems = find_columns(file.path, file.header, names)
+    mistakes += [DataError(problem) for problem in problems]
+    if missing:
+        mistakes.append(missing_columns(file.path, file.header, sample, places, missing))
+    return places
 
 
-class _Tabs(csv.excel):
-    """The format of tab-separated files: quotes are ordinary characters, as in RecBole's own files."""
+def _id_column(
+    options: TableOptions, header: Sequence[str], item_name: str | None, rated_items: set[str]
+) -> str | None:
+    """Return the column of the item file that names the most of the rated items, of those that are named like an id."""
+    assert options.items is not None
+    candidates = id_places(header, item_name)
+    if len(candidates) < 2:
+        return header[candidates[0]] if candidates else None
+    tokens: list[set[str]] = [set() for _ in candidates]
+    for _, row in options.open(options.items, FileProblems(options.items, strict=False)).rows(several_lines=True):
+        for place, seen in zip(candidates, tokens, strict=True):
+            seen.add(row[place])
+    common = [len(rated_items & seen) for seen in tokens]
+    return header[candidates[common.index(max(common))]]
 
-    quoting = csv.QUOTE_NONE
+
+def _note(
+    file: DelimitedFile | ParquetFile,
+    sample: Sequence[Sequence[str]],
+    places: Mapping[str, int],
+    options: TableOptions,
+    time: TimeFormat,
+    decimal_comma: bool,
+) -> str:
+    """Return one line about what was found in the ratings file."""
+    found = {what: f"{what} = {file.header[place]}" for what, place in places.items()}
+    if "time" in found:
+        is_date = not np.isfinite(numbers([row[places["time"]] for row in sample])).any()
+        found["time"] += " (ISO dates)" if time == TimeFormat() and is_date else f" ({time})"
+    if "rating" in found and decimal_comma:
+        found["rating"] += " (decimal commas)"
+    if options.implicit:
+        found["rating"] = "each row is a like"
+    if not options.has_times:
+        found["time"] = "rows are in order of time"
+    return f"{file.path.name} ({file}): {', '.join(found.values())}"
 
 
-class _Table:
-    """A delimited file: its header, and its rows with line numbers. Problems of rows go to `problems`.
+def _has_decimal_comma(cells: Sequence[str]) -> bool:
+    unread = [cell for cell, value in zip(cells, numbers(cells), strict=True) if not np.isfinite(value)]
+    return bool(unread) and sum(_DECIMAL_COMMA.fullmatch(c.strip()) is not None for c in unread) > len(unread) / 2
 
-    A byte that is not UTF-8 becomes a lone surrogate. `RatingColumns` and `ItemTable` count ids and titles with one
-    as problems.
-    """
 
-    def __init__(self, path: Path, separator: str | None, problems: FileProblems, show_progress: bool) -> None:
-        self._path, self._problems = path, problems
-        texts = (line.decode("utf-8", "surrogateescape") + "\n" for line in lines_of(path, show_progress))
-        first = next(texts, "")
-        if separator is None:
-            tabs = path.suffix in (".tsv", ".inter", ".item") or "\t" in first
-            separator = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
-        separator = "\t" if separator == "\\t" else separator
-        if len(separator) != 1 or separator in '"\r\n' or not separator.isascii() or separator.isalnum():
-            raise SettingError(f"the separator is {separator!r}; expected one character such as , or ; or \\t")
-        self._separator, self._texts = separator, texts
-        try:
-            self.header = next(self._parse([first]), [])
-        except csv.Error as error:
-            raise DataError(f"{path} is not readable as CSV ({error}); expected a header line and rows") from None
-        if not self.header:
-            raise DataError(f"{path} is empty; expected a header line and rows")
-        self._columns = ascii(", ".join(self.header))[1:201]
-
-    def _parse(self, texts: Iterable[str]) -> Reader:
-        dialect = _Tabs if self._separator == "\t" else csv.excel
-        return csv.reader(texts, dialect, delimiter=self._separator, strict=True)
-
-    def column(self, what: str, name: str | None) -> int:
-        """Return the index of a column, found by its name or by GUESSES. Raises DataError if there is none."""
-        if name is not None:
-            if name not in self.header:
-                near = nearest(name, self.header)
-                raise DataError(f"{self._path} has no column '{name}'{near} (it has {self._columns})")
-            return self.header.index(name)
-        plain = [cell.split(":")[0].strip().lower() for cell in self.header]
-        place = next((plain.index(guess) for guess in GUESSES[what] if guess in plain), None)
-        if place is None:
-            raise DataError(f"{self._path} has the columns {self._columns}; name the {what} column by --{what}-column=")
-        return place
-
-    def rows(self, several_lines: bool) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows that have as many cells as the header, each with the number of its first line.
-
-        Args:
-            several_lines: a quoted cell may span several lines. If False, each line is read on its own, so that a
-                missing closing quote costs one row and not the rest of the file.
-        """
-        width = len(self.header)
-        for line, row in self._across_lines() if several_lines else self._line_by_line():
-            if row and len(row) != width:
-                self._problems.add(f"{len(row)} cells instead of {width}", line, self._separator.join(row))
-            elif row:
-                yield line, row
-
-    def _line_by_line(self) -> Iterator[tuple[int, list[str]]]:
-        for line, text in enumerate(self._texts, start=2):
-            try:
-                yield line, next(self._parse([text]), [])
-            except csv.Error as error:
-                self._problems.add(f"not readable as CSV ({error})", line, text.strip())
-
-    def _across_lines(self) -> Iterator[tuple[int, list[str]]]:
-        reader = self._parse(self._texts)
-        while True:
-            line = reader.line_num + 2
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                self._problems.add(f"not readable as CSV ({error})", line, "", reader.line_num + 2 - line)
-                continue
-            if row is None:
-                return
-            yield line, row
+def _items(
+    options: TableOptions, plan: Plan, problems: Problems, notes: list[str]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the item table and the types of its columns; its last note says which columns are words."""
+    assert options.items is not None
+    in_ratings = options.items == options.ratings
+    # The rows of a ratings file have been checked already, and name an item as often as it was rated.
+    found = FileProblems(options.items, strict=False) if in_ratings else problems.of(options.items)
+    file = options.open(options.items, found)
+    item, title = plan.items["items_id"], plan.items["title"]
+    skip = {item, title, *(plan.ratings.values() if in_ratings else ())}
+    others = [place for place in range(len(file.header)) if place not in skip]
+    table = ItemTable(found, [file.header[place] for place in others])
+    for line, row in file.rows(several_lines=not in_ratings):
+        table.add(line, row[item], row[title], *(row[place] for place in others))
+    frame = table.finish()
+    uses = sort_columns(frame, [file.header[place] for place in others], options.item_words)
+    notes[-1] += f"; {uses}"
+    types = uses.types()
+    return frame[[column for column in frame.columns if column in types]], types
