@@ -6,6 +6,7 @@ files are damaged, stay valid; their system is reported without statistics.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,9 +105,8 @@ class Samples:
 
 def samples_of(runs: Sequence[Run]) -> Samples:
     """Return the resampled metrics of the systems of these runs, by name."""
-    by_system: dict[str, Resampled] = {}
+    usable: dict[str, tuple[Resampled, str, int]] = {}
     without: dict[str, str] = {}
-    first_key, first_users = "", 0
     for name in dict.fromkeys(run.system.name for run in runs):
         finished = [run for run in runs if run.system.name == name and run.result() is not None]
         files = [path for run in finished if (path := run.scores_file()) is not None]
@@ -116,17 +116,16 @@ def samples_of(runs: Sequence[Run]) -> Samples:
             without[name] = "finished before compare kept scores"
             continue
         try:
-            resampled, rows_key, users = _resampled(tuple(_identity(path) for path in files))
+            usable[name] = _resampled(tuple(_identity(path) for path in files))
         except ScoresError as error:
             without[name] = str(error)
-            continue
-        if not by_system:
-            first_key, first_users = rows_key, users
-        if rows_key == first_key:
-            by_system[name] = resampled
-        else:
-            without[name] = f"its test rows are not those of {next(iter(by_system))}"
-    return Samples(by_system, first_users, without)
+    if not usable:
+        return Samples({}, 0, without)
+    (common_key, _), *_ = Counter(rows_key for _, rows_key, _ in usable.values()).most_common(1)
+    by_system = {name: resampled for name, (resampled, rows_key, _) in usable.items() if rows_key == common_key}
+    reference = next(iter(by_system))
+    without |= {name: f"its test rows are not those of {reference}" for name in usable if name not in by_system}
+    return Samples(by_system, usable[reference][2], without)
 
 
 def _identity(path: Path) -> _Identity:

@@ -75,8 +75,8 @@ def markdown(significance: Significance, rows: Sequence[Row], verdict: Sequence[
 
 def _explanation(significance: Significance) -> list[str]:
     return [
-        f"95 % intervals: {RESAMPLES:,} resamples of the {significance.users:,} test users with all their rows, the same "
-        "for all systems, of the mean over seeds. Spread over seeds: ± in the first table.",
+        f"95 % intervals: {RESAMPLES:,} resamples of the {significance.users:,} test users with all their rows, the "
+        "same for all systems, of the mean over seeds. Spread over seeds: ± in the first table.",
         f"p: AUC by the paired bootstrap, UAUC by a permutation test over users, after Holm's correction for all "
         f"{len(significance.comparisons)} tests. Bold: a difference (p < {_decimal(ALPHA, 2)}); the others are ties.",
     ]

@@ -85,8 +85,8 @@ def mean_over_seeds(runs: Sequence[UserStatistics]) -> UserStatistics:
 
     The statistic is averaged over seeds, not the scores: averaged scores are those of an ensemble, which is better than
     its runs and is not what the table reports. P and N do not depend on the seed and AUC(w) is linear in W, so
-    averaging W averages the AUCs. Intervals therefore show the spread over users, given these runs; the spread over seeds is a
-    second source, which the report states apart, as the standard deviation over seeds.
+    averaging W averages the AUCs. Intervals therefore show the spread over users, given these runs; the spread over
+    seeds is a second source, which the report states apart, as the standard deviation over seeds.
     """
     first = runs[0]
     return UserStatistics(
