@@ -65,12 +65,13 @@ def statistics_of(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any
     groups = int(group_of_user.max()) + 1 if len(user) else 0
     liked = labels > 0.5
     group = group_of_user[user]
-    liked_group, liked_scores = group[liked], scores[liked]
+    by_score = np.argsort(scores[liked])  # searching sorted scores is several times faster
+    liked_group, liked_scores = group[liked][by_score], scores[liked][by_score]
     wins = np.zeros((groups, groups))
     for column, losers in enumerate(_scores_by(group[~liked], scores[~liked], groups)):
         wins[:, column] = np.bincount(liked_group, _wins(liked_scores, losers), groups)
     auc_sum, auc_users = np.zeros(groups), np.zeros(groups)
-    winners_of_user = _scores_by(user[liked], liked_scores, len(group_of_user))
+    winners_of_user = _scores_by(user[liked], scores[liked], len(group_of_user))
     losers_of_user = _scores_by(user[~liked], scores[~liked], len(group_of_user))
     for place, winners, losers in zip(group_of_user, winners_of_user, losers_of_user, strict=True):
         if len(winners) and len(losers):
