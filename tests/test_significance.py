@@ -11,6 +11,7 @@ import pytest
 
 from recbole_cora import cli, metrics
 from recbole_cora.compare.experiment import Experiment, System, make_experiment
+from recbole_cora.compare.figures import pareto_front, write_figures
 from recbole_cora.compare.pages import with_tables
 from recbole_cora.compare.runs import Run
 from recbole_cora.compare.table import write_report
@@ -186,3 +187,37 @@ def test_compare_keeps_the_scores_that_its_statistics_use(toy: Path) -> None:
     means = {row["system"]: row["test"]["auc"]["mean"] for row in content["systems"]}
     (auc,) = [each for each in statistics["comparisons"] if each["metric"] == "auc"]
     assert auc["difference"] == pytest.approx(means[auc["first"]] - means[auc["second"]])
+
+
+def test_the_pareto_front_holds_what_nothing_beats() -> None:
+    """A system is on the front if every faster or equally fast one is worse; a slower one has to be better."""
+    points = [
+        (2.0, 0.7, "slow, equal"),
+        (1.0, 0.7, "fast"),
+        (1.0, 0.6, "worse"),
+        (3.0, 0.8, "best"),
+        (9.0, 0.79, "late"),
+    ]
+    assert [name for _, _, name in pareto_front(points)] == ["fast", "best"]
+
+
+def test_figures_are_written_for_what_has_finished(tmp_path: Path, scored: Any) -> None:
+    """Each figure is an SVG and a PNG file and names every system; the same runs give the same SVG files."""
+    user, labels, scores = scored
+    runs = [run for name, each in scores.items() for run in system_runs(tmp_path, name, each, user, labels)]
+    unfinished = Run(System("later", "MF", {}, {}), 0, tmp_path / "later")
+    systems = tuple(dict.fromkeys(name for name in scores))
+    by_name = {run.system.name: run.system for run in runs}
+    experiment = Experiment("mine", "toy", (0, 1), {}, (*(by_name[name] for name in systems), unfinished.system))
+    for run in runs:
+        path = run.folder / "MF/result.json"
+        curve = [{"epoch": epoch, "loss": 1.0, "auc": 0.5 + epoch / 10} for epoch in (1, 2, 3)]
+        write_json(path, json.loads(path.read_text()) | {"curve": curve})
+    files = write_figures(experiment, [*runs, unfinished], tmp_path / "figures")
+    assert [path.name for path in files] == ["intervals.svg", "cost.svg", "curves.svg"]
+    texts = [path.read_text() for path in files]
+    for path, text in zip(files, texts, strict=True):
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert all(f"<!-- {name} -->" in text for name in systems) and "<!-- later -->" not in text
+    assert [path.read_text() for path in write_figures(experiment, runs, tmp_path / "figures")] == texts
+    assert write_figures(experiment, [unfinished], tmp_path / "none") == [] and not (tmp_path / "none").exists()

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from recbole_cora.compare.scores import Samples
+from recbole_cora.compare.rows import Row
+from recbole_cora.compare.runs import Run
+from recbole_cora.compare.scores import Samples, samples_of
 from recbole_cora.errors import SettingError
 from recbole_cora.statistics.bootstrap import LEVEL, METRICS, RESAMPLES, Interval, Resampled, interval
 from recbole_cora.statistics.paired import Difference, check_installed, difference, holm
@@ -132,6 +134,12 @@ def significance_of(
         for (metric, first, second, found), p_holm in zip(tests, corrected, strict=True)
     ]
     return Significance(samples.users, intervals, best, comparisons, pairs, samples.without)
+
+
+def significance_of_runs(rows: Sequence[Row], runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> Significance:
+    """Return the statistics of finished runs; `rows` are those of the table."""
+    means = {m: {row.system: c.mean for row in rows if (c := row.scores["test"][m]) is not None} for m in METRICS}
+    return significance_of(samples_of(runs), means, pairs)
 
 
 @lru_cache(maxsize=4096)

@@ -11,10 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from recbole_cora.compare.experiment import Experiment
-from recbole_cora.compare.rows import METRICS, Row, Statistic, rows_of
+from recbole_cora.compare.rows import Row, Statistic, rows_of
 from recbole_cora.compare.runs import Result, Run
-from recbole_cora.compare.scores import samples_of
-from recbole_cora.compare.significance import Significance, significance_of
+from recbole_cora.compare.significance import Significance, significance_of_runs
 from recbole_cora.compare.verdict import markdown, sentences
 from recbole_cora.files import json_text, write_whole
 
@@ -25,8 +24,7 @@ def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[st
     """Write `report.md`, `report.json` and `report.csv` about the finished runs; each file is replaced as a whole."""
     rows = rows_of(experiment, runs, failed)
     first = next((result for run in runs if (result := run.result()) is not None), None)
-    means = {m: {row.system: c.mean for row in rows if (c := row.scores["test"][m]) is not None} for m in METRICS}
-    significance = significance_of(samples_of(runs), means, experiment.pairs)
+    significance = significance_of_runs(rows, runs, experiment.pairs)
     verdict = sentences(significance, rows, first["rows"]) if first else []
     statistics = {**significance.as_json(), "sentences": verdict}
     content = {
