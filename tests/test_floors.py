@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "recbole_cora"
 #: A folder's name stands for its files that are not named on another floor.
 FLOORS = [
     {"errors", "files", "cache", "processes", "pace", "progress"},
-    {"settings", "metrics", "summary", "repairs", "data.protocol", "prompts.template"},
+    {"settings", "metrics", "statistics", "summary", "repairs", "data.protocol", "prompts.template"},
     {"data", "prompts", "cf", "llm", "generator", "prepare"},
     {"models"},
     {"training"},

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from recbole_cora.compare.experiment import make_experiment
+from recbole_cora.compare.figures import write_figures
 from recbole_cora.compare.runs import dataset_key, plan, run_missing
 from recbole_cora.compare.table import write_report
+from recbole_cora.errors import SettingError
 from recbole_cora.files import check_writable
 from recbole_cora.settings.commands import CompareOptions, split_options
 from recbole_cora.settings.reading import parse_arguments
@@ -42,6 +44,10 @@ def compare_command(arguments: list[str]) -> None:
 
     failures = run_missing(runs, options.jobs, report, show_progress)
     report(failures)
+    try:
+        write_figures(experiment, runs, folder / "figures")
+    except SettingError as error:  # a missing extra does not spoil the runs
+        print(f"no figures: {error}", file=sys.stderr)
     print((folder / "report.md").read_text(encoding="utf-8"))
     print(folder / "report.json")
     if failures:

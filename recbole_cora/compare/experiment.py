@@ -7,6 +7,8 @@ It is read from a YAML file (see `properties/experiments/`):
     settings: {llm: tiny}           # for every system that has the key
     systems:
       - {name: CoRA-MF, model: CoRA, cf_encoder: MF, published: {ml-1m: [0.7361, 0.6884]}}
+      - {name: MF, model: MF}
+    pairs: [[CoRA-MF, MF]]          # compared in the report, beside the best system with each other
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_cora.compare.pairs import read_pairs
 from recbole_cora.errors import CoraError, SettingError, nearest, raise_all
 from recbole_cora.llm.choice import with_llm
 from recbole_cora.settings.reading import PROPERTIES, read_yaml
 from recbole_cora.settings.resolve import Settings, check_names, declared_settings, resolve
 
 _FOLDER = PROPERTIES / "experiments"
-_KEYS = ("dataset", "seeds", "settings", "systems")
+_KEYS = ("dataset", "seeds", "settings", "systems", "pairs")
 #: The largest seed that numpy accepts.
 _LAST_SEED = 2**32 - 1
 #: Settings of a run that the comparison sets itself.
@@ -49,13 +52,17 @@ class System:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Systems on a dataset, each with every seed. A system ignores the shared `settings` that it does not have."""
+    """Systems on a dataset, each with every seed. A system ignores the shared `settings` that it does not have.
+
+    `pairs` are the names of systems whose difference the report states.
+    """
 
     name: str
     dataset: str
     seeds: tuple[int, ...]
     settings: dict[str, object]
     systems: tuple[System, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def chosen_settings(self, system: System, seed: int) -> Settings:
         """Return the settings of a run before its LLM is chosen.
@@ -120,7 +127,8 @@ def make_experiment(
     for key in sorted(_RESERVED & set(shared_settings)):
         problems.append(f"settings: '{key}' cannot be set here; {_RESERVED_WHY}")
     name = "comparison" if file is None else Path(str(file)).stem
-    experiment = Experiment(name, dataset_name, numbers, shared_settings, systems)
+    pairs = read_pairs(content.get("pairs"), names, problems)
+    experiment = Experiment(name, dataset_name, numbers, shared_settings, systems, pairs)
     problems += _wrong_settings(experiment)
     if problems and file is not None:
         problems[0] = f"{file}: {problems[0]}"

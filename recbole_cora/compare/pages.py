@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cora.compare.rows import Row
-from recbole_cora.compare.table import COLUMNS, table
+from recbole_cora.compare.table import COLUMNS, Ties, table
 from recbole_cora.errors import SettingError
 from recbole_cora.files import write_whole
 from recbole_cora.summary import negatives_note
@@ -47,7 +47,8 @@ def with_tables(page: Path, root: Path) -> str:
             raise SettingError(f"{page.name}: {report} is missing; run recbole-cora compare --out={block['folder']}")
         content = json.loads(report.read_text(encoding="utf-8"))
         rows = [Row.from_json(entry) for entry in content["systems"]]
-        lines = ["", *table([row for row in rows if row.seeds], headings), "", caption(content, rows), ""]
+        ties = Ties.from_json(content.get("statistics", {}))
+        lines = ["", *table([row for row in rows if row.seeds], headings, ties), "", caption(content, rows), ""]
         return block["start"] + "\n".join(lines) + block["end"]
 
     return _BLOCK.sub(fill, page.read_text(encoding="utf-8"))

@@ -51,12 +51,23 @@ class Run:
 
     def result(self) -> Result | None:
         """Return the content of the run's result.json; None if the run has not finished."""
+        finished = self._finished()
+        return None if finished is None else finished[1]
+
+    def scores_file(self) -> Path | None:
+        """Return the file of the finished run's scored test rows; None if the run has not finished or kept none."""
+        finished = self._finished()
+        path = None if finished is None else finished[0] / "scores.test.csv"
+        return path if path is not None and path.is_file() else None
+
+    def _finished(self) -> tuple[Path, Result] | None:
+        """Return the folder and the result of the finished run."""
         for path in sorted(self.folder.glob("*/result.json")):
             try:
                 result: Result = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue  # damaged: the run is repeated in a new folder beside this one
-            return result
+            return path.parent, result
         return None
 
 
@@ -75,7 +86,7 @@ def plan(experiment: Experiment, out: Path, dataset_key: str) -> list[Run]:
             key = content_key(version("recbole-cora"), dataset_key, system.model, settings.content())
             run = Run(system, seed, out / "runs" / f"{name}-seed{seed}-{key}")
             chosen = {k: v for k, v in settings.chosen.items() if k not in ("checkpoint_dir", "show_progress")}
-            content = {"model": system.model, "dataset": experiment.dataset, **chosen}
+            content = {"model": system.model, "dataset": experiment.dataset, **chosen, "save_scores": True}
             _write_text(run.folder / _SETTINGS, yaml.safe_dump(content, sort_keys=False))
             runs.append(run)
     return runs

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from recbole_cora.compare.experiment import Experiment
 from recbole_cora.compare.rows import Row, Statistic, rows_of
 from recbole_cora.compare.runs import Result, Run
+from recbole_cora.compare.significance import Significance, significance_of_runs
+from recbole_cora.compare.verdict import markdown, sentences
 from recbole_cora.files import json_text, write_whole
 from recbole_cora.summary import negatives_note
 
@@ -21,15 +25,19 @@ def write_report(experiment: Experiment, runs: Sequence[Run], failed: Mapping[st
     """Write `report.md`, `report.json` and `report.csv` about the finished runs; each file is replaced as a whole."""
     rows = rows_of(experiment, runs, failed)
     first = next((result for run in runs if (result := run.result()) is not None), None)
+    significance = significance_of_runs(rows, runs, experiment.pairs)
+    verdict = sentences(significance, rows, first["rows"]) if first else []
+    statistics = {**significance.as_json(), "sentences": verdict}
     content = {
         "experiment": experiment.name, "dataset": experiment.dataset, "seeds": list(experiment.seeds),
         "settings": experiment.settings, "rows": first and first["rows"],
         **({"negatives": first["negatives"]} if first and "negatives" in first else {}),
         "uauc_users": first and first["uauc_users"], "versions": first and first["versions"],
         **_provenance(runs), "systems": [row.as_json() for row in rows],
+        "statistics": statistics,
     }  # fmt: skip
     _write_text(out / "report.json", json_text(content))
-    _write_text(out / "report.md", _markdown(experiment, rows, first))
+    _write_text(out / "report.md", _markdown(experiment, rows, first, significance, verdict))
     _write_text(out / "report.csv", _csv(rows))
 
 
@@ -60,8 +68,14 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None) -> str:
-    """Return the page: three tables, then the failed and missing runs; `first` is the first finished run's result."""
+def _markdown(
+    experiment: Experiment,
+    rows: Sequence[Row],
+    first: Result | None,
+    significance: Significance,
+    verdict: Sequence[str],
+) -> str:
+    """Return the page: tables, statistics, failed and missing runs. `first` is the first finished run's result."""
     title = f"# {experiment.name} on {experiment.dataset}"
     if first is None:
         return "\n".join([title, "", "No run has finished.", *_troubles(rows)]) + "\n"
@@ -72,8 +86,13 @@ def _markdown(experiment: Experiment, rows: Sequence[Row], first: Result | None)
         f"{counts} rows (train / valid / test), UAUC over {first['uauc_users']['test']} test users; seeds "
         f"{', '.join(map(str, experiment.seeds))}: mean ± standard deviation. LLM: {', '.join(llms) or 'none'}.",
         *([negatives_note(first["negatives"])] if "negatives" in first else []),
-        "Trained: number of parameters. Seconds: training and scoring. Published: the paper, with a 7B LLM.", "",
-        *table(rows, ["AUC", "UAUC", "LogLoss", "trained", "seconds", "published AUC", "published UAUC"]),
+        "Trained: number of parameters. Seconds: training and scoring. Published: the paper, with a 7B LLM.",
+        "Bold: the highest mean, and each that ties with it (below) or, untested, shows the same number.", "",
+        *table(
+            rows, ["AUC", "UAUC", "LogLoss", "trained", "seconds", "published AUC", "published UAUC"],
+            Ties.from_json(significance.as_json()),
+        ),
+        *markdown(significance, rows, verdict),
         "", "Warm: user and item both have a train row; warm (3): at least 3, as in the paper.", "",
         *_lines(rows, {
             f"{name} {metric.upper()}": _score_cell(split, metric)
@@ -101,29 +120,58 @@ def _troubles(rows: Sequence[Row]) -> list[str]:
 _Column = Callable[[Row], str]
 
 
-def table(rows: Sequence[Row], headings: Sequence[str]) -> list[str]:
-    """Return the lines of a Markdown table with some of `COLUMNS`."""
+@dataclass(frozen=True)
+class Ties:
+    """The systems that are not distinguishable from the best.
+
+    Attributes:
+        with_best: names by metric, the best included; no entry if nothing was tested.
+        untested: the systems that have no statistics.
+    """
+
+    with_best: Mapping[str, Collection[str]] = field(default_factory=dict)
+    untested: Collection[str] = ()
+
+    @classmethod
+    def from_json(cls, statistics: Mapping[str, Any]) -> Ties:
+        """Return the ties that the entry `statistics` of report.json states; reports of old have none."""
+        return cls(statistics.get("tied_with_best", {}), statistics.get("without", {}))
+
+    def includes(self, row: Row, metric: str, shows_highest: bool) -> bool:
+        """Return whether a row is bold in a metric's column. `shows_highest`: it shows the highest mean."""
+        names = self.with_best.get(metric)
+        return row.system in names or (row.system in self.untested and shows_highest) if names else shows_highest
+
+
+def table(rows: Sequence[Row], headings: Sequence[str], ties: Ties | None = None) -> list[str]:
+    """Return the lines of a Markdown table with some of `COLUMNS`; all that tie with the best are bold."""
     best = {"AUC": ("test", "auc"), "UAUC": ("test", "uauc")}
     best = {heading: places for heading, places in best.items() if heading in headings}
-    return _lines(rows, {heading: COLUMNS[heading] for heading in headings}, best)
+    return _lines(rows, {heading: COLUMNS[heading] for heading in headings}, best, ties)
 
 
 def _lines(
-    rows: Sequence[Row], columns: Mapping[str, _Column], best: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    rows: Sequence[Row],
+    columns: Mapping[str, _Column],
+    best: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    ties: Ties | None = None,
 ) -> list[str]:
     """Return the lines of a Markdown table.
 
     Args:
         columns: the cell of a row, by the column's heading.
-        best: split and metric by heading; in these columns, all rows that show the highest mean are bold.
+        best: split and metric by heading; in these columns, the best and all that tie with it are bold.
+        ties: who ties; without it, all rows that show the highest mean are bold.
     """
+    ties = ties or Ties()
     lines = ["| system | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     means = {name: [_shown_mean(row.scores[split][metric]) for row in rows] for name, (split, metric) in best.items()}
     highest = {name: max((mean for mean in column if mean is not None), default=None) for name, column in means.items()}
     for place, row in enumerate(rows):
         cells = []
         for name, column in columns.items():
-            bold = name in best and means[name][place] is not None and means[name][place] == highest[name]
+            mean = means[name][place] if name in best else None
+            bold = mean is not None and ties.includes(row, best[name][1], mean == highest[name])
             cells.append(f"**{column(row)}**" if bold else column(row))
         system = row.system.replace("|", r"\|")  # an unescaped one would end the cell
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
