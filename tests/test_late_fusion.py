@@ -18,6 +18,7 @@ from recbole_cora import metrics, repairs
 from recbole_cora.data.ratings import Ratings, load_ratings
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.errors import DataError, LLMError
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.metrics import auc
 from recbole_cora.models.late_fusion import Regression
 from recbole_cora.parts.encoder import ready_encoder
@@ -40,6 +41,9 @@ class RowNumbers:
     def of(self, rows: list[int]) -> list[int]:
         return rows
 
+    def questions(self, rows: list[int]) -> None:
+        return None
+
 
 class GivenLLM(nn.Module):
     """Stands in for the LLM: its score of each row is given. `rows_read` are the rows that it was asked about."""
@@ -48,7 +52,8 @@ class GivenLLM(nn.Module):
         super().__init__()
         self.scores, self.rows_read = torch.from_numpy(scores).float(), list[int]()
 
-    def score(self, rows: list[int]) -> Tensor:
+    def score(self, rows: list[int], conditioning: Conditioning) -> Tensor:
+        assert conditioning.starts is None and conditioning.weights is None and conditioning.lora is None
         self.rows_read += rows
         return self.scores[rows]
 

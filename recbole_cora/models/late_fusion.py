@@ -25,6 +25,7 @@ from tqdm import tqdm
 from recbole_cora.cf.controls import CFEncoder
 from recbole_cora.data.recbole_dataset import ROW
 from recbole_cora.errors import DataError, LLMError
+from recbole_cora.llm.conditioning import Conditioning
 from recbole_cora.llm.frozen import FrozenLLM
 from recbole_cora.prompts.rows import RowPrompts
 from recbole_cora.settings.recbole_config import CoraConfig
@@ -61,6 +62,10 @@ class LateFusion(GeneralRecommender):
         llm: the frozen LLM.
         prompts: the rows' prompts in this LLM's tokens.
 
+    Attributes:
+        names: the inputs of the regression, in order.
+        reads_base_llm: nothing changes the LLM, so prompts that share a history share its reading.
+
     Raises:
         DataError: the drawn train rows all have one label.
         LLMError: the LLM's score of a prompt is not finite.
@@ -68,6 +73,7 @@ class LateFusion(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     scores_are_logits = True
+    reads_base_llm = True
 
     def __init__(
         self, config: CoraConfig, dataset: Dataset, encoder: CFEncoder, llm: FrozenLLM, prompts: RowPrompts
@@ -118,7 +124,8 @@ class LateFusion(GeneralRecommender):
     @torch.no_grad()
     def predict_text_only(self, interaction: Interaction) -> Tensor:
         """Return logits [N] of the frozen LLM by itself."""
-        return self.llm.score(self.prompts.of(interaction[ROW].tolist()))
+        rows = interaction[ROW].tolist()
+        return self.llm.score(self.prompts.of(rows), Conditioning(starts=self.prompts.questions(rows)))
 
     def _inputs(self, interaction: Interaction) -> Tensor:
         """Return the LLM's score and the evidence of N rows: [N, 1 + m], float64."""
