@@ -187,9 +187,12 @@ def _warm_and_cold(stage: Stage, scores: NDArray[np.float32]) -> dict[str, Metri
 
 
 def _references(stage: Stage, encoder: Stage) -> dict[str, Metrics]:
-    """Return the test metrics of the model's frozen parts by themselves: the CF encoder, and for CoRA the LLM."""
+    """Return the test metrics of the model's frozen parts by themselves.
+
+    These are the CF encoder and, for CoRA and LateFusion, the LLM.
+    """
     references = {"cf_encoder": encoder.metrics("test", encoder.score("test"))}
-    if (predict_text_only := getattr(stage.model, "predict_text_only", None)) is not None:  # CoRA's
+    if (predict_text_only := getattr(stage.model, "predict_text_only", None)) is not None:
         remedy = "--references=False spares it"
         text_only = stage.score("test", predict_text_only, title="score LLM, prompt only", remedy=remedy)
         references["llm_only"] = stage.metrics("test", text_only, logits=True)
@@ -219,6 +222,7 @@ def _result(stage: Stage, parts: Parts, llm_choice: _LLMChoice, scores: _Scores,
         "seconds": {step: round(seconds, 2) for step, seconds in {**laps.seconds, "total": laps.total()}.items()},
         "trainable_parameters": trainable,
         "frozen_parameters": sum(p.numel() for p in parameters) - trainable,
+        **getattr(stage.model, "result_entries", dict)(),  # LateFusion's coefficients
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": summary.versions(),
         "commit": summary.commit(),

@@ -12,6 +12,7 @@ from recbole_cora.settings.recbole import recbole_model_kinds
 OURS: dict[str, str] = {
     "CoRA": "recbole_cora.models.cora",
     "ICL": "recbole_cora.models.icl",
+    "LateFusion": "recbole_cora.models.late_fusion",
     "TALLRec": "recbole_cora.models.tallrec",
     "Prompt4NR": "recbole_cora.models.prompt4nr",
     "PersonPrompt": "recbole_cora.models.personprompt",

@@ -368,7 +368,10 @@ def first_table(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "HistoryFeatures"])
+@pytest.mark.parametrize(
+    "model",
+    ["TALLRec", "Prompt4NR", "PersonPrompt", "CoLLM", "BinLLM", "ICL", "LateFusion", "HistoryFeatures"],
+)
 def test_every_baseline_runs_by_one_command(toy: Path, model: str) -> None:
     """Earlier stages run too. With the run as a checkpoint, the scores are the same."""
     options = known_options(model, SMALL)

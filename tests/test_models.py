@@ -29,6 +29,14 @@ class TestICL(ModelContract):
     model, memorises_at = "ICL", None
 
 
+class TestLateFusion(ModelContract):
+    model, memorises_at = "LateFusion", None
+
+
+class TestLateFusionOnSAS(ModelContract):
+    model, memorises_at, options = "LateFusion", None, {"cf_encoder": "SAS", "cf_evidence": "all"}
+
+
 class TestTALLRec(ModelContract):
     model = "TALLRec"
 

@@ -37,6 +37,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "BinLLM": {**LLM, **ENCODER, **LORA, **STAGES, "bits": 8, "code_format": "bits", "codes_config": {"epochs": 1}},
     "TALLRec": {**LLM, **LORA},
     "ICL": LLM,
+    "LateFusion": {**LLM, **ENCODER, "cf_evidence": ["score", "taste"], "fusion_rows": 40},
     "MF": {"epochs": 1, "embedding_size": 8, "bias": False, "init_std": 0.3},
     "LGCN": {"epochs": 1, "embedding_size": 8, "n_layers": 3},
     "LightGCN": {"epochs": 1, "embedding_size": 8, "n_layers": 1},

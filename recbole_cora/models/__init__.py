@@ -10,6 +10,8 @@ There are five ways to condition an LLM on a (user, item) pair. Each model that 
     text in the prompt       binllm.py        their CF embeddings as short binary codes (binary_codes.py)
     the pair's own weights   cora.py          weights generated from their CF embeddings
 
+late_fusion.py does not condition it: a regression combines the LLM's score with the CF encoder's.
+
 mf.py, lgcn.py and sas.py are CF models trained on labels, which become frozen encoders. averages.py and
 history_features.py are baselines without an LLM or an encoder. All other models are RecBole's own.
 """

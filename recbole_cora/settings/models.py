@@ -76,6 +76,20 @@ class ICL(Model):
 
 
 @dataclass(frozen=True)
+class LateFusion(Model):
+    """LateFusion (recbole_cora/models/late_fusion.py): a regression of the LLM's score and the encoder's."""
+
+    needs = frozenset({"llm", "encoder"})
+    defaults: ClassVar[SettingValues] = {"eval_batch_size": 512, "cf_evidence": ["score"]}
+
+    fusion_rows: int | None = setting(
+        2000,
+        "Train rows that the regression is fitted on, drawn by the seed; ~: all. The LLM reads their prompts.",
+        least=2,
+    )
+
+
+@dataclass(frozen=True)
 class TALLRec(Model):
     """TALLRec (recbole_cora/models/tallrec.py)."""
 
@@ -222,7 +236,7 @@ class SASRec(Model):
 MODELS: dict[str, type[Model]] = {
     group.__name__: group
     for group in (
-        CoRA, ICL, TALLRec, Prompt4NR, PersonPrompt, CoLLM, BinLLM, BinaryCodes,
+        CoRA, ICL, LateFusion, TALLRec, Prompt4NR, PersonPrompt, CoLLM, BinLLM, BinaryCodes,
         MF, LGCN, SAS, Averages, HistoryFeatures, SASRec,
     )
 }  # fmt: skip
