@@ -74,7 +74,7 @@ def test_what_is_missing_is_run_and_nothing_else(
         write_report(experiment, runs, failures, folder)
         pages.append(Path("out/report.md").read_text(encoding="utf-8"))
 
-    monkeypatch.setattr("recbole_cora.compare.command.write_report", write)
+    monkeypatch.setattr("recbole_cora.compare.table.write_report", write)
     Path("mine.yaml").write_text(FILE, encoding="utf-8")
     assert compare("--experiment=mine.yaml", "--jobs=2") == 1
     assert "error: 2 of 6 runs failed; out/report.md gives the reasons" in capsys.readouterr().err

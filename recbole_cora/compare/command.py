@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 from recbole_cora.compare.experiment import make_experiment
-from recbole_cora.compare.figures import write_figures
 from recbole_cora.compare.runs import dataset_key, plan, run_missing
-from recbole_cora.compare.table import write_report
 from recbole_cora.errors import SettingError
 from recbole_cora.files import check_writable
 from recbole_cora.settings.commands import CompareOptions, split_options
@@ -31,7 +29,10 @@ def compare_command(arguments: list[str]) -> None:
     seeds = None if options.seeds is None else _numbers(options.seeds)
     experiment = make_experiment(options.experiment, _names(options.models), options.dataset, seeds, settings, problems)
     data = experiment.run_settings(experiment.systems[0], experiment.seeds[0]).data_folder
-    from recbole_cora.prepare.command import prepare_by_itself  # imported here: mistakes are reported without pandas
+    # Imported here: mistakes are reported without pandas and SciPy
+    from recbole_cora.compare.figures import write_figures
+    from recbole_cora.compare.table import write_report
+    from recbole_cora.prepare.command import prepare_by_itself
 
     prepare_by_itself(experiment.dataset, data, show_progress)
     key = dataset_key(data)
