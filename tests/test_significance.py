@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,22 @@ def test_the_pareto_front_holds_what_nothing_beats() -> None:
         (9.0, 0.79, "late"),
     ]
     assert [name for _, _, name in pareto_front(points)] == ["fast", "best"]
+
+
+def test_the_price_of_a_pair_counts_the_rows_that_were_scored(tmp_path: Path, scored: Any) -> None:
+    """Without scored valid rows, the same seconds are for the 1,000 test rows alone, not for 2,000 rows."""
+    user, labels, scores = scored
+    prices: list[set[str]] = []
+    for has_valid in (True, False):
+        folder = tmp_path / str(has_valid)
+        runs = [run for name, each in scores.items() for run in system_runs(folder, name, each, user, labels)]
+        for run in runs:
+            path = run.folder / "MF/result.json"
+            result = json.loads(path.read_text()) | {"valid": {"auc": 0.5, "uauc": 0.5, "logloss": 0.7}}
+            write_json(path, {key: value for key, value in result.items() if has_valid or key != "valid"})
+        statistics, _ = report(folder / "report", runs)
+        prices.append(set(re.findall(r"(\S+) s per 1,000 pairs", " ".join(statistics["sentences"]))))
+    assert prices == [{"1"}, {"2"}]
 
 
 def test_figures_are_written_for_what_has_finished(tmp_path: Path, scored: Any) -> None:

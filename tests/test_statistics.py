@@ -162,7 +162,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 @pytest.mark.slow
 def test_tests_reject_a_true_null_as_often_as_they_say() -> None:
-    """At 5 %, each test finds a difference in 3 to 7 % of 1,200 simulations without one, and finds a real one."""
+    """Each test, at 5 %, finds a difference in 3 to 7 % of 1,200 simulations without one, and finds a real one."""
     for metric, share in rejections(1200).items():  # of 400, a share that is truly 5 % often leaves these bounds
         assert 0.03 <= share <= 0.07, metric
     assert all(share > 0.5 for share in rejections(50, signals=(1.3, 1.0)).values())

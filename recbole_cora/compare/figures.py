@@ -10,7 +10,7 @@ Okabe and Ito, which colour-blind readers can tell apart; fill and labels carry 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,11 @@ def write_figures(experiment: Experiment, runs: Sequence[Run], out: Path) -> lis
     if not finished or first is None:
         return []
     significance = significance_of_runs(rows, runs, experiment.pairs)
-    scored_pairs = first["rows"]["valid"] + first["rows"]["test"]  # within a run's `seconds["score"]`
     with mpl.rc_context(_LOOK):
-        figures = {"intervals": _intervals(finished, significance), "cost": _cost(finished, significance, scored_pairs)}
+        figures = {
+            "intervals": _intervals(finished, significance),
+            "cost": _cost(finished, significance, first["rows"]),
+        }
         if (curves := _curves(runs)) is not None:
             figures["curves"] = curves
         for name, figure in figures.items():
@@ -100,16 +102,20 @@ def _intervals(rows: Sequence[Row], significance: Significance) -> Any:
     return figure
 
 
-def _cost(rows: Sequence[Row], significance: Significance, scored_pairs: int) -> Any:
-    """Return AUC over seconds per 1,000 pairs (logarithmic); systems on the Pareto front are filled and named."""
+def _cost(rows: Sequence[Row], significance: Significance, counts: Mapping[str, int]) -> Any:
+    """Return AUC over seconds per 1,000 pairs (logarithmic); systems on the Pareto front are filled and named.
+
+    Args:
+        counts: numbers of rows by split.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     points: list[tuple[float, float, str]] = []
     for row in rows:
-        seconds, cell = row.seconds_of("score"), row.scores["test"]["auc"]
-        if seconds is not None and cell is not None and scored_pairs:
-            points.append((max(1000 * seconds.mean / scored_pairs, _LEAST_SECONDS), cell.mean, row.system))
+        seconds, cell = row.seconds_per_1000_pairs(counts), row.scores["test"]["auc"]
+        if seconds is not None and cell is not None:
+            points.append((max(seconds, _LEAST_SECONDS), cell.mean, row.system))
     front = pareto_front(points)
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     axis = figure.subplots()

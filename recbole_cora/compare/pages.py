@@ -61,7 +61,8 @@ def caption(content: Mapping[str, Any], rows: list[Row]) -> str:
     seeds = ", ".join(map(str, content["seeds"]))
     sentences = [
         f"{content['dataset']}: {counts} rows (train / valid / test), UAUC over {content['uauc_users']['test']} test "
-        f"users; mean ± standard deviation over seeds {seeds}",
+        f"users; "
+        + (f"mean ± standard deviation over seeds {seeds}" if len(content["seeds"]) > 1 else f"seed {seeds}"),
         f"LLM: {', '.join(llms) or 'none'}",
     ]
     if content.get("negatives"):

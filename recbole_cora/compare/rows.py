@@ -78,6 +78,18 @@ class Row:
         """Return the seconds of one part of a run; None if no finished run has it."""
         return self.cost.seconds.get(part) if self.cost is not None else None
 
+    def seconds_per_1000_pairs(self, counts: Mapping[str, int]) -> float | None:
+        """Return the mean seconds in which 1,000 pairs are scored; None if no finished run has scored any.
+
+        Args:
+            counts: numbers of rows by split. A run scores its test rows, and its valid rows unless `score_valid` is
+                off.
+        """
+        seconds = self.seconds_of("score")
+        scored = [split for split in ("valid", "test") if any(cell is not None for cell in self.scores[split].values())]
+        pairs = sum(counts[split] for split in scored)
+        return 1000 * seconds.mean / pairs if seconds is not None and pairs else None
+
     def as_json(self) -> dict[str, object]:
         """Return the row as an entry of report.json."""
         content: dict[str, object] = {

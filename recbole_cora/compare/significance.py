@@ -125,13 +125,13 @@ def significance_of(
             against = [(leader, name) for name in systems if name != leader]
         against += [pair for pair in pairs if set(pair) <= set(systems) and set(pair) not in map(set, against)]
         for first, second in against:
-            found = _difference(metric, systems[first], systems[second])
-            if found is not None and not math.isnan(found.p):
-                tests.append((metric, first, second, found))
-    corrected = holm([found.p for *_, found in tests])
+            measured = _difference(metric, systems[first], systems[second])
+            if measured is not None and not math.isnan(measured.p):
+                tests.append((metric, first, second, measured))
+    corrected = holm([measured.p for *_, measured in tests])
     comparisons = [
-        Comparison(metric, first, second, found.value, *found.interval, found.p, p_holm, p_holm >= ALPHA)
-        for (metric, first, second, found), p_holm in zip(tests, corrected, strict=True)
+        Comparison(metric, first, second, measured.value, *measured.interval, measured.p, p_holm, p_holm >= ALPHA)
+        for (metric, first, second, measured), p_holm in zip(tests, corrected, strict=True)
     ]
     return Significance(samples.users, intervals, best, comparisons, pairs, samples.without)
 

@@ -13,13 +13,12 @@ def sentences(significance: Significance, rows: Sequence[Row], counts: Mapping[s
     """Return one sentence per metric: who is best, by how much, how surely, and at what price.
 
     Args:
-        counts: numbers of rows by split. A run's `seconds["score"]` are those of its valid and its test rows.
+        counts: numbers of rows by split.
     """
-    scored_pairs = counts["valid"] + counts["test"]
-    return [text for metric in METRICS if (text := _sentence(significance, rows, metric, scored_pairs))]
+    return [text for metric in METRICS if (text := _sentence(significance, rows, metric, counts))]
 
 
-def _sentence(significance: Significance, rows: Sequence[Row], metric: str, scored_pairs: int) -> str:
+def _sentence(significance: Significance, rows: Sequence[Row], metric: str, counts: Mapping[str, int]) -> str:
     """Return the sentence about one metric; "" if the best was compared with no other system."""
     best = significance.best.get(metric, "")
     against = [c for name in significance.intervals if (c := significance.between(metric, best, name)) is not None]
@@ -35,7 +34,7 @@ def _sentence(significance: Significance, rows: Sequence[Row], metric: str, scor
         text += f", and {_finding(beaten[0], f'{beaten[0].second}, the next that does not tie')}" if beaten else ""
     else:
         text += f": it is {_finding(against[0], f'{against[0].second}, the next')}"
-    prices = [_price(by_name[name], scored_pairs) for name in (best, against[0].second)]
+    prices = [_price(by_name[name], counts) for name in (best, against[0].second)]
     return f"{text}, at {prices[0]} against {prices[1]} of {against[0].second}."
 
 
@@ -48,13 +47,13 @@ def _finding(comparison: Comparison, other: str) -> str:
     )
 
 
-def _price(row: Row, scored_pairs: int) -> str:
+def _price(row: Row, counts: Mapping[str, int]) -> str:
     """Return what a system costs: seconds per 1,000 scored pairs, and trained parameters."""
-    seconds = row.seconds_of("score")
+    seconds = row.seconds_per_1000_pairs(counts)
     parameters = f"{row.cost.trainable_parameters if row.cost else 0:,} trained parameters"
-    if seconds is None or not scored_pairs:
+    if seconds is None:
         return parameters
-    return f"{1000 * seconds.mean / scored_pairs:.2g} s per 1,000 pairs and {parameters}"
+    return f"{seconds:.2g} s per 1,000 pairs and {parameters}"
 
 
 def markdown(significance: Significance, rows: Sequence[Row], verdict: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `<name>.prepared.json` says about the rows of a dataset that a run must repeat in its reports."""
+"""Facts in `<name>.prepared.json` that every report on the dataset repeats: how its negatives were sampled."""
 
 from __future__ import annotations
 

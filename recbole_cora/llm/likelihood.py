@@ -76,8 +76,8 @@ def log_probs(
             ]
         )
         targets = torch.tensor([token for n in group for token in list(texts[n])[starts[n] :]])
-        found = _at(llm, states[places.to(states.device)], targets)
-        for n, piece in zip(group, found.split([len(texts[n]) - starts[n] for n in group]), strict=True):
+        scored = _at(llm, states[places.to(states.device)], targets)
+        for n, piece in zip(group, scored.split([len(texts[n]) - starts[n] for n in group]), strict=True):
             values[n] = piece
     return values
 

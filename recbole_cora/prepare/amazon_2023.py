@@ -32,9 +32,9 @@ def read(reviews: Path, metadata: Path, problems: Problems, show_progress: bool 
     Raises:
         DataError: a file is missing or damaged, or holds other data.
     """
-    found = problems.of(reviews)
-    columns = RatingColumns(found, least=1, most=5, time=TimeFormat("ms"))
-    for chunk in in_chunks(_reviews(reviews, found, show_progress)):
+    bad_reviews = problems.of(reviews)
+    columns = RatingColumns(bad_reviews, least=1, most=5, time=TimeFormat("ms"))
+    for chunk in in_chunks(_reviews(reviews, bad_reviews, show_progress)):
         line, user, item, rating, time = zip(*chunk, strict=True)
         columns.add(np.array(line), user, item, rating, time)
     raw = columns.finish(None, _TYPES, [reviews, metadata])

@@ -64,8 +64,8 @@ def listing(root: Path) -> str:
     rows = [("dataset", "size", "origin", "here")]
     rows += [(source.name, source.size, source.origin, _where(source, root)) for source in SOURCES]
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    own = [folder for folder in folders if folder.name not in BY_NAME and is_prepared(folder.name, folder)]
-    rows += [(folder.name, "", "prepared before", str(folder)) for folder in own]
+    own_datasets = [folder for folder in folders if folder.name not in BY_NAME and is_prepared(folder.name, folder)]
+    rows += [(folder.name, "", "prepared before", str(folder)) for folder in own_datasets]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines) + "\n"

@@ -59,9 +59,9 @@ def _contradictions(options: argparse.Namespace) -> list[str]:
     if options.implicit and options.like is not None:
         problems.append("--like is about ratings, but with --implicit each row is a like; give only one of them")
     sampling = ("negatives", "negatives_by", "seed")
-    given = [f"--{key.replace('_', '-')}" for key in sampling if getattr(options, key) is not None]
-    if given and not options.implicit:
-        problems.append(f"{' and '.join(given)} samples dislikes, which only --implicit does; add it")
+    sampling_flags = [f"--{key.replace('_', '-')}" for key in sampling if getattr(options, key) is not None]
+    if sampling_flags and not options.implicit:
+        problems.append(f"{' and '.join(sampling_flags)} samples dislikes, which only --implicit does; add it")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""What is about to be written, for the screen: what was found, the splits, what was dropped, and what looks wrong."""
+"""Lines for the screen before a dataset is written: what was found, the splits, what was dropped, what looks wrong."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def _share_notes(recipe: Recipe, rows: Rows) -> list[str]:
     """Return why the splits have other shares than asked for, if they do."""
     if recipe.boundaries:
         return []
-    asked = np.array(recipe.shares or (0.8, 0.1, 0.1))
-    asked = asked / asked.sum()
+    wanted = np.array(recipe.wanted_shares)
+    wanted = wanted / wanted.sum()
     shares = np.array([(rows.split == code).mean() for code in range(len(SPLITS))])
-    if np.abs(shares - asked).max() <= _FAR:
+    if np.abs(shares - wanted).max() <= _FAR:
         return []
     why = (
         "each user's rows are cut on their own, and what is no whole row goes to train; --split=global cuts all at once"
         if recipe.per_user
         else "rows are cut at whole rows"
     )
-    return [f"note: the split is {_percent(shares)} % instead of {_percent(asked)} %: {why}"]
+    return [f"note: the split is {_percent(shares)} % instead of {_percent(wanted)} %: {why}"]
 
 
 def _percent(shares: Array) -> str:

@@ -51,10 +51,15 @@ class Recipe:
     drop_repeats: bool = True
     negatives: Negatives | None = None
 
+    @property
+    def wanted_shares(self) -> tuple[float, float, float]:
+        """The shares of train, valid and test: `shares`, or 80/10/10."""
+        return self.shares or (0.8, 0.1, 0.1)
+
     def split(self, user: Array, time: Array) -> Array:
         """Return the split codes of rows that are in order; NO_SPLIT outside the windows."""
         if not self.boundaries:
-            shares = self.shares or (0.8, 0.1, 0.1)
+            shares = self.wanted_shares
             return split_each_user(user, shares) if self.per_user else split_all_in_time(time, shares)
         split = split_in_windows(time, (*self.boundaries, self.boundaries[-1])[:4])
         if len(self.boundaries) == 3:
